@@ -1,0 +1,65 @@
+"""Data sources: name -> two parts of uint8 images with labels, class names and a content digest.
+
+`load` reads a source, `save` writes prepared arrays once, `open_saved` maps them in any number of
+processes. Every bad input raises DataError, whose message is one line. Nothing is downloaded and
+TensorFlow is never imported.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from ablations.data import cifar, fashion, folder
+from ablations.data.base import DataError, Dataset, Images, content_digest
+from ablations.data.saved import open_saved, save
+from reszoo.errors import unknown
+
+__all__ = [
+    "SOURCES",
+    "DataError",
+    "Dataset",
+    "Images",
+    "content_digest",
+    "load",
+    "open_saved",
+    "save",
+]
+
+SOURCES: tuple[str, ...] = ("fashion", "cifar10", "cifar100", "folder")
+"""Names that `load` takes."""
+
+
+def load(
+    name: str,
+    data_dir: str | PathLike[str] | None = None,
+    *,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+) -> Dataset:
+    """Read a source into memory.
+
+    name: one of SOURCES.
+    data_dir: "folder": required, holds train/<class>/ and test/<class>/ (or val/<class>/).
+        "cifar10", "cifar100": holds the original files or their archive's folder; None looks in
+        the cache of keras.datasets. "fashion": must be None, the slice ships with the package.
+    image_size: "folder" only, pixels: shorter side resized to this, then the centre square.
+    skip_corrupt: "folder" only (no effect elsewhere): leave undecodable images out, with a note.
+
+    Raises DataError (one line) for everything that is missing, damaged or does not fit.
+    """
+    if name not in SOURCES:
+        raise DataError(unknown("data set", name, SOURCES))
+    directory = None if data_dir is None else Path(data_dir).expanduser()
+    if name == "folder":
+        return folder.load(directory, image_size, skip_corrupt)
+    if image_size is not None:
+        raise DataError(f"{name}: --image_size resizes only the folder source's images; leave it")
+    if name == "fashion":
+        if directory is not None:
+            raise DataError(
+                f"fashion: the slice ships with the package and takes no --data_dir ({directory}); "
+                "leave it, or use --dataset folder for images of your own"
+            )
+        return fashion.load()
+    return cifar.load(name, directory)

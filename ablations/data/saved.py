@@ -1,0 +1,198 @@
+"""A prepared data set on disk: plain .npy files that any number of processes map.
+
+    DIR/meta.json           title, class names, digest, and per file shape, dtype and SHA-256
+    DIR/train_images.npy    uint8 (n, height, width, channels)
+    DIR/train_labels.npy    int32 (n,)
+    DIR/test_images.npy, DIR/test_labels.npy
+
+Written to a temporary directory beside DIR, flushed to the disk and renamed, so DIR is whole or
+absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablations.data.base import DataError, Dataset, Images, content_digest, make_dataset
+
+FORMAT = "ablations-dataset-1"
+_DTYPES: dict[str, np.dtype[Any]] = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int32)}
+_ARRAYS = tuple((part, kind) for part in ("train", "test") for kind in _DTYPES)
+_AGAIN = "delete the directory and prepare it again"
+
+
+def save(dataset: Dataset, directory: str | os.PathLike[str]) -> Path:
+    """Write `dataset` to `directory` unless an undamaged copy of it is there; return the path.
+
+    A copy of other content, or a damaged one, is replaced; processes that have it mapped keep
+    what they have. Raises DataError if `directory` is something else than a saved data set, or
+    cannot be written.
+    """
+    target = Path(os.path.abspath(directory))
+    try:
+        if _holds(target, dataset):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_sibling(target) as temporary:
+            _write(dataset, temporary)
+            try:
+                os.rename(temporary, target)
+            except OSError:  # something stands there, perhaps saved by another process just now
+                if not _holds(target, dataset):
+                    _replace(temporary, target)
+        _fsync_directory(target.parent)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error})") from error
+    return target
+
+
+def open_saved(directory: str | os.PathLike[str], *, verify: bool = True) -> Dataset:
+    """Map what `save` wrote: read-only memory maps, shared between processes.
+
+    verify: read everything once and compare with the digest; without it, names, shapes and
+    dtypes are checked. Raises DataError naming the file that is missing, damaged or different.
+    """
+    root = Path(directory)
+    meta = _read_meta(root)
+    try:
+        arrays = {
+            (part, kind): _map_array(root, part, kind, meta["arrays"]) for part, kind in _ARRAYS
+        }
+        train, test = (Images(arrays[p, "images"], arrays[p, "labels"]) for p in ("train", "test"))
+        names, notes = [str(n) for n in meta["class_names"]], [str(n) for n in meta["notes"]]
+        name, title, digest = (str(meta[key]) for key in ("name", "title", "digest"))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{root / 'meta.json'}: incomplete ({error}); {_AGAIN}") from error
+    if verify and content_digest(train, test, names) != digest:
+        raise DataError(f"{_damaged_file(root, meta)}: content is not what was saved; {_AGAIN}")
+    return make_dataset(name, title, train, test, names, notes, digest)
+
+
+def _array_file(part: str, kind: str) -> str:
+    return f"{part}_{kind}.npy"
+
+
+def _read_meta(root: Path) -> dict[str, Any]:
+    path = root / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), so no data set") from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); {_AGAIN}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise DataError(f"{path}: not a data set saved by this version ({FORMAT})")
+    return meta
+
+
+def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> Any:
+    file = _array_file(part, kind)
+    path = root / file
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy parses the header with tokenize and ast
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path}: cannot be mapped ({reason}); {_AGAIN}") from error
+    if not isinstance(array, np.memmap):
+        raise DataError(f"{path}: not a plain .npy file; {_AGAIN}")
+    if list(array.shape) != declared[file]["shape"] or array.dtype != _DTYPES[kind]:
+        raise DataError(
+            f"{path}: {array.dtype} {array.shape}, but {_DTYPES[kind]} {declared[file]['shape']} "
+            f"was saved; {_AGAIN}"
+        )
+    return array
+
+
+def _damaged_file(root: Path, meta: dict[str, Any]) -> Path:
+    """The first array file whose own SHA-256 differs; meta.json if none does."""
+    for part, kind in _ARRAYS:
+        file = _array_file(part, kind)
+        if _sha256(root / file) != meta["arrays"][file].get("sha256"):
+            return root / file
+    return root / "meta.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _holds(target: Path, dataset: Dataset) -> bool:
+    """Is an undamaged copy of `dataset` at `target`? DataError if the user has other things there.
+
+    Only an empty directory or one with this module's meta.json may be replaced.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    _read_meta(target)
+    try:
+        there = open_saved(target)
+    except DataError:
+        return False
+    return _description(there) == _description(dataset)
+
+
+def _description(dataset: Dataset) -> tuple[object, ...]:
+    return dataset.name, dataset.title, dataset.class_names, dataset.notes, dataset.digest
+
+
+def _write(dataset: Dataset, directory: Path) -> None:
+    declared = {}
+    for part, kind in _ARRAYS:
+        array = getattr(getattr(dataset, part), kind)
+        path = directory / _array_file(part, kind)
+        with path.open("wb") as stream:
+            np.save(stream, np.asarray(array, dtype=_DTYPES[kind]), allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        declared[path.name] = {"shape": list(array.shape), "sha256": _sha256(path)}
+    meta = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "title": dataset.title,
+        "class_names": dataset.class_names,
+        "notes": dataset.notes,
+        "digest": dataset.digest,
+        "arrays": declared,
+    }
+    with (directory / "meta.json").open("w", encoding="utf-8") as text:
+        json.dump(meta, text, indent=1)
+        text.flush()
+        os.fsync(text.fileno())
+    _fsync_directory(directory)
+
+
+@contextlib.contextmanager
+def _temporary_sibling(target: Path) -> Iterator[Path]:
+    """A new directory beside `target`, removed at the end unless it was renamed away."""
+    path = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename the saved data set at `target` aside, `temporary` into its place; remove the old."""
+    with _temporary_sibling(target) as aside:
+        os.rename(target, aside / target.name)
+        os.rename(temporary, target)
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,98 @@
+"""What a run depends on besides its configuration: versions, machine, code state.
+
+Nothing here imports TensorFlow; the parent process and the cells share it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "h5py", "tensorboard", "scipy", "pillow")
+
+#: Environment variables that can change a result; the rest is never recorded (it holds secrets).
+_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "KERAS_BACKEND",
+    "OMP_NUM_THREADS",
+    "TF_CUDNN_DETERMINISTIC",
+    "TF_DETERMINISTIC_OPS",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_USE_LEGACY_KERAS",
+    "XLA_FLAGS",
+)
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the results."""
+    import reszoo
+
+    found = {"python": platform.python_version(), "reszoo": reszoo.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Return the environment of this process for a record."""
+    record: dict[str, Any] = {
+        "versions": versions(),
+        "os": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu": cpu_model(),
+        "cpus": cpu_count(),
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+    if "h5py" in sys.modules:
+        record["versions"]["hdf5"] = sys.modules["h5py"].version.hdf5_version
+    return record
+
+
+def code_state() -> dict[str, Any]:
+    """Return commit and hash of uncommitted changes of the code that runs, where git knows it."""
+    from ablations import files
+
+    root = Path(__file__).resolve().parent.parent
+    if not shutil.which("git") or not (root / ".git").exists():
+        return {}
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, check=True, timeout=20
+        ).stdout
+
+    try:
+        state: dict[str, Any] = {"commit": git("rev-parse", "HEAD").decode().strip()}
+        changes = git("diff", "HEAD", "--", "reszoo", "ablations")
+        state["changes_sha256"] = files.sha256(changes) if changes else None
+        return state
+    except (subprocess.SubprocessError, OSError):
+        return {}

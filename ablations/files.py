@@ -1,0 +1,112 @@
+"""Files that survive a crash: written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+def write(path: Path, data: bytes | str, sync: bool = True) -> None:
+    """Write a file so that it holds either the old or the new content, whatever happens.
+
+    Same-directory temporary, fsync, os.replace, fsync of the directory.
+
+    Args:
+        path: the file.
+        data: its content.
+        sync: False skips both fsyncs, for files whose loss costs nothing (progress).
+    """
+    content = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if sync:
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any, sync: bool = True) -> None:
+    """Write JSON as `write` does: indented, keys as given, no NaN."""
+    write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync)
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON of a file.
+
+    Raises:
+        ValueError: it is not JSON; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text that equal values share, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256(data: bytes | str) -> str:
+    """Return the SHA-256 of bytes or text, in hex."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Locked(Exception):
+    """Somebody else holds the lock; the message names pid and host."""
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[IO[str]]:
+    """Hold an exclusive lock that the kernel drops when this process dies.
+
+    Raises:
+        Locked: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise Locked(holder) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield file
+        # The content goes, the file stays: unlinking it would let two holders in.
+        file.seek(0)
+        file.truncate()

@@ -1,0 +1,286 @@
+"""What a command will train: cells, machine, place, cost. Nothing is trained or written here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations import data, environment, files, grids, matrix, records
+from ablations.errors import UserError
+from ablations.matrix import PlannedCell, Platform
+from ablations.recipes import Recipe
+from ablations.records import Arm
+from reszoo.errors import unknown
+from reszoo.plans import plan as layer_plan
+from reszoo.specs import ResNetSpec
+
+#: Rough cost model for the estimates, refined by measurement while a grid runs: forward plus
+#: backward is about three forward passes; multiply-accumulates a second of one CPU thread;
+#: seconds to start, trace and evaluate a cell.
+PASSES = 3
+MACS_PER_SECOND = 18e9
+STARTUP_SECONDS = 12.0
+#: Memory of a cell: TensorFlow itself, and copies of every layer's output during training.
+BASE_BYTES = 700 * 2**20
+ACTIVATION_COPIES = 3
+MEMORY_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command's grid, resolved.
+
+    Attributes:
+        grid: what is compared.
+        arms: all of the grid's arms.
+        seeds: of the whole run directory, in order; old ones included.
+        cells: those that this command asks for, seed by seed.
+        dataset: loaded.
+        platform: part of every cell's identity.
+        jobs: cells side by side.
+        directory: of the run.
+        baseline: arm that the others are compared with.
+    """
+
+    grid: grids.Grid
+    arms: list[Arm]
+    seeds: list[int]
+    cells: list[PlannedCell]
+    dataset: data.Dataset
+    platform: Platform
+    jobs: int
+    directory: Path
+    baseline: str
+
+    def arm(self, name: str) -> Arm:
+        """Return an arm by name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def steps(self, name: str) -> int:
+        """Return the training steps of one cell of an arm."""
+        return Recipe.from_dict(self.arm(name).recipe).steps(len(self.dataset.train.labels))
+
+    def work(self, name: str) -> float:
+        """Return multiply-accumulates of one cell's training, forward and backward."""
+        arm = self.arm(name)
+        return PASSES * arm.macs * self.steps(name) * Recipe.from_dict(arm.recipe).batch
+
+    def seconds(self, name: str) -> float:
+        """Return a rough time for one cell on this machine."""
+        return STARTUP_SECONDS + self.work(name) / (MACS_PER_SECOND * self.platform.threads)
+
+    def disk(self) -> int:
+        """Return a rough number of bytes that the finished cells take."""
+        per_image = 4 * (2 + len(self.dataset.class_names))
+        return sum(
+            int(4.6 * self.arm(cell.arm).parameters)
+            + 200_000
+            + per_image * len(self.dataset.test.labels)
+            + 65 * self.steps(cell.arm)
+            for cell in self.cells
+        )
+
+    def grid_json(self) -> dict[str, Any]:
+        """Return the content of grid.json."""
+        return {
+            "schema": records.SCHEMA,
+            "name": self.grid.name,
+            "preset": self.grid.preset,
+            "title": self.grid.title,
+            "reproduces": self.grid.reproduces,
+            "expect": self.grid.expect,
+            "baseline": self.baseline,
+            "recipe": self.grid.recipe,
+            "seeds": self.seeds,
+            "arms": [dataclasses.asdict(arm) for arm in self.arms],
+            "data": {
+                "name": self.dataset.name,
+                "title": self.dataset.title,
+                "digest": self.dataset.digest,
+                "notes": list(self.dataset.notes),
+            },
+            "platform": dataclasses.asdict(self.platform),
+            "jobs": self.jobs,
+            "paper": self.grid.paper,
+        }
+
+
+def plan(
+    grid: str | None = None,
+    *,
+    net: str | None = None,
+    preset: str = "quick",
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+    out: str | Path | None = None,
+    seeds: int | None = None,
+    seed_list: list[int] | None = None,
+    only: list[str] | None = None,
+    baseline: str | None = None,
+    epochs: int | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """Resolve a command into cells; arguments as in `ablations.run_grid`.
+
+    Raises:
+        UserError (or SpecError): something asked for is not possible; one line says what.
+    """
+    if bool(grid) == bool(net):
+        raise UserError(
+            f"give a grid or a network, one of the two: --grid {'|'.join(grids.names())} "
+            "or --net resnet20"
+        )
+    chosen = grids.load(grid, preset) if grid else grids.single(str(net), preset)
+    if net:
+        layer_plan(net)  # an unknown network is named before data are read
+    name = chosen.name if preset == "quick" else f"{chosen.name}-{preset}"
+    directory = Path(out) if out else Path("runs") / name
+    old = _existing(directory, chosen)
+
+    wanted_seeds = _seeds(seeds, seed_list)
+    if seeds is not None and seeds < 1:
+        raise UserError(f"--seeds takes a positive number, not {seeds}")
+    arm_names = [arm.name for arm in chosen.arms]
+    for name in only or []:
+        if name not in arm_names:
+            raise UserError(f"--only: {unknown('arm', name, arm_names)}")
+    if baseline is not None and baseline not in arm_names:
+        raise UserError(f"--baseline: {unknown('arm', baseline, arm_names)}")
+    for label, number in (("epochs", epochs), ("jobs", jobs), ("threads", threads)):
+        if number is not None and number < 1:
+            raise UserError(f"--{label} takes a positive number, not {number}")
+
+    loaded = data.load(
+        dataset or chosen.dataset, data_dir, image_size=image_size, skip_corrupt=skip_corrupt
+    )
+    overrides = {"epochs": epochs} if epochs else {}
+    arms = matrix.arms(chosen, loaded.train.images.shape[1:], len(loaded.class_names), overrides)
+    all_seeds = sorted({*wanted_seeds, *(old["seeds"] if old else [])})
+    count = len(wanted_seeds) * len(only or arm_names)
+    side_by_side = jobs or _default_jobs(arms, count)
+    if threads is None:
+        # Threads are part of a cell's identity: a directory keeps those that it began with.
+        cpus = environment.cpu_count()
+        threads = old["platform"]["threads"] if old else max(1, cpus // side_by_side)
+    platform = Platform(environment.cpu_model(), threads)
+    cells = [
+        cell
+        for cell in matrix.cells(arms, wanted_seeds, loaded, platform)
+        if not only or cell.arm in only
+    ]
+    result = Plan(
+        chosen,
+        arms,
+        all_seeds,
+        cells,
+        loaded,
+        platform,
+        side_by_side,
+        directory,
+        baseline or (old["baseline"] if old else chosen.baseline),
+    )
+    if old:
+        _check_identity(directory, result, old)
+    return result
+
+
+def _seeds(count: int | None, listed: list[int] | None) -> list[int]:
+    if count is not None and listed is not None:
+        raise UserError("give --seeds or --seed_list, not both")
+    wanted = list(range(3 if count is None else count)) if listed is None else listed
+    if listed is not None and (
+        not wanted or len(set(wanted)) != len(wanted) or any(seed < 0 for seed in wanted)
+    ):
+        raise UserError(f"--seed_list takes distinct numbers of at least 0, not {wanted}")
+    return wanted
+
+
+def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
+    """Return the grid.json of a directory that this command would continue."""
+    if not directory.exists():
+        return None
+    if not directory.is_dir():
+        raise UserError(f"--out {directory} is a file, not a directory")
+    path = directory / "grid.json"
+    if not path.exists():
+        strangers = [p.name for p in directory.iterdir() if not p.name.startswith(".")]
+        if strangers:
+            raise UserError(
+                f"--out {directory} holds other files ({strangers[0]}); name a new directory"
+            )
+        return None
+    old = records.load(directory).grid
+    if (old["name"], old["preset"]) != (grid.name, grid.preset):
+        raise UserError(
+            f"{directory} holds the grid {old['name']}, preset {old['preset']}; give another --out "
+            f"for {grid.name}, preset {grid.preset}"
+        )
+    return old
+
+
+def _check_identity(directory: Path, new: Plan, old: dict[str, Any]) -> None:
+    """Refuse to mix cells of different configurations in one directory."""
+    lines: list[str] = []
+    new_configs = {(cell.arm, cell.seed): cell.config for cell in new.cells}
+    for arm in new.arms:
+        for seed in old["seeds"]:
+            path = records.cell_directory(directory, arm.name, seed) / "cell.json"
+            config = new_configs.get((arm.name, seed)) or _any_config(new_configs, arm.name, seed)
+            if config is None or not path.exists():
+                continue
+            try:
+                before = files.read_json(path)["config"]
+            except (ValueError, KeyError):
+                continue  # a damaged cell is reported, and trained again, by the runner
+            lines += matrix.differences(before, config)
+    if lines:
+        unique = list(dict.fromkeys(lines))
+        raise UserError(
+            f"{directory} holds cells of another configuration; give another --out, or the old "
+            f"values: {'; '.join(unique[:8])}" + (" …" if len(unique) > 8 else "")
+        )
+
+
+def _any_config(
+    configs: dict[tuple[str, int], dict[str, Any]], arm: str, seed: int
+) -> dict[str, Any] | None:
+    """Return what an arm's cell with an unplanned seed would be configured as."""
+    for (name, _), config in configs.items():
+        if name == arm:
+            return {**config, "seed": seed}
+    return None
+
+
+def _default_jobs(arms: list[Arm], cells: int) -> int:
+    """Return how many cells run side by side: bounded by cores, memory and cells."""
+    largest = max(map(cell_bytes, arms))
+    by_memory = int(MEMORY_SHARE * total_memory() // largest)
+    return max(1, min(environment.cpu_count(), by_memory, cells))
+
+
+def cell_bytes(arm: Arm) -> int:
+    """Return a rough peak memory of a cell in bytes."""
+    network: str | ResNetSpec = ResNetSpec.from_dict(arm.spec) if arm.spec else arm.network
+    values = sum(
+        layer.channels * math.prod(n or 1 for n in layer.size) for layer in layer_plan(network)
+    )
+    batch = arm.recipe["batch"]
+    return BASE_BYTES + 4 * ACTIVATION_COPIES * values * batch + 16 * arm.parameters
+
+
+def total_memory() -> int:
+    """Return the memory of this machine (or of its control group) in bytes."""
+    import os
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return min(total, int(limit)) if limit != "max" else total
+    except OSError:
+        return total

@@ -1,0 +1,264 @@
+"""What a cell leaves on disk, and how it is read back.
+
+    runs/NAME/
+      grid.json                     the plan: arms, factors, seeds, recipe, data, paper numbers
+      table.md  table.csv  cells.csv
+      cells/ARM/seed0/
+        cell.json                   the resolved configuration; its hash is the cell's identity
+        record.json                 results, digests, environment
+        history.csv                 one row an epoch
+        model.keras                 the trained model, ending in softmax
+        predictions.npz             label, predicted label and probabilities of each test image
+        fed.sha256                  one SHA-256 a step over the bytes that entered the network
+        log.txt                     what the cell's process printed
+        manifest.json               sizes and SHA-256 of the files; written last: the cell is done
+
+A cell is done if and only if its manifest is there and agrees with the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablations import files
+from ablations.errors import UserError
+
+#: Version of grid.json, cell.json and record.json. Readers refuse versions that they do not know.
+SCHEMA = 1
+
+HISTORY = (
+    "epoch",
+    "step",
+    "images",
+    "learning_rate",
+    "train_loss_running",
+    "train_error_running",
+    "test_loss",
+    "test_error",
+    "seconds",
+    "images_per_second",
+)
+
+
+class RecordError(UserError):
+    """A record that is damaged, or of a version that this code does not know. One line."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of a grid's factors.
+
+    Attributes:
+        name: unique within the grid.
+        factors: factor -> level.
+        spec: fields of the arm's ResNetSpec; None for a comparator, whose name stands in network.
+        network: catalogue name it started from.
+        recipe: fields of the arm's Recipe.
+        parameters, macs, weighted_layers: from the plan.
+        paper: the paper's number for this arm, or None: {"value": %, "note": …}.
+    """
+
+    name: str
+    factors: dict[str, Any]
+    network: str
+    spec: dict[str, Any] | None
+    recipe: dict[str, Any]
+    parameters: int
+    macs: int
+    weighted_layers: int
+    paper: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: an arm with one seed.
+
+    Attributes:
+        arm: name of the arm.
+        seed: the replicate.
+        directory: where its files are.
+        state: "planned", "interrupted", "running", "failed" or "done".
+        config: the resolved configuration; its hash is the cell's identity.
+        record: results, digests and environment of a finished cell, else None.
+        history: one dict an epoch, keys as in HISTORY; of unfinished cells what is there.
+        problem: why a failed or damaged cell does not count.
+    """
+
+    arm: str
+    seed: int
+    directory: Path
+    state: str
+    config: dict[str, Any]
+    record: dict[str, Any] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Results of a finished cell."""
+        if self.record is None:
+            raise RecordError(f"cell {self.arm}/seed{self.seed} is not finished ({self.state})")
+        return self.record["results"]
+
+    def predictions(self) -> dict[str, Any]:
+        """Return per-test-image arrays: labels (n,), predicted (n,), probabilities (n, classes)."""
+        import numpy as np
+
+        with np.load(self.directory / "predictions.npz", allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def fed(self) -> list[str]:
+        """Return the SHA-256 of what entered the network, one hex string a step."""
+        return (self.directory / "fed.sha256").read_text().split()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read.
+
+    Attributes:
+        directory: where it is.
+        grid: the content of grid.json.
+        arms: in the grid's order.
+        cells: in seed-major order; also unfinished ones.
+    """
+
+    directory: Path
+    grid: dict[str, Any]
+    arms: list[Arm]
+    cells: list[Cell]
+
+    def done(self, arm: str | None = None) -> list[Cell]:
+        """Return the finished cells, of one arm or all."""
+        return [c for c in self.cells if c.state == "done" and arm in (None, c.arm)]
+
+    def curves(self, column: str = "test_error") -> dict[str, Any]:
+        """Return arm -> array (seeds, epochs) of one history column, finished cells only.
+
+        Args:
+            column: one of `HISTORY`.
+        """
+        import numpy as np
+
+        if column not in HISTORY:
+            from reszoo.errors import unknown
+
+            raise RecordError(unknown("history column", column, HISTORY))
+        curves = {}
+        for arm in self.arms:
+            rows = [[epoch[column] for epoch in c.history] for c in self.done(arm.name)]
+            if rows:
+                curves[arm.name] = np.array(rows, np.float64)
+        return curves
+
+
+def cell_directory(root: Path, arm: str, seed: int) -> Path:
+    """Return where a cell's files are."""
+    return root / "cells" / arm / f"seed{seed}"
+
+
+def load(directory: str | Path) -> Run:
+    """Read a run directory, finished or not.
+
+    Args:
+        directory: e.g. "runs/shortcuts".
+
+    Raises:
+        RecordError: there is no run, or its version is unknown.
+    """
+    root = Path(directory)
+    grid = _read(root / "grid.json", f"{root} holds no run: it has no grid.json")
+    arms = [Arm(**arm) for arm in grid["arms"]]
+    cells = []
+    for seed in grid["seeds"]:
+        for arm in arms:
+            cells.append(load_cell(root, arm.name, seed))
+    return Run(root, grid, arms, cells)
+
+
+def load_cell(root: Path, arm: str, seed: int) -> Cell:
+    """Read one cell; a damaged one is not an exception but a state with a problem."""
+    directory = cell_directory(root, arm, seed)
+    state, problem, config, record = "planned", "", {}, None
+    history: list[dict[str, float]] = []
+    if (directory / "cell.json").exists():
+        try:
+            config = _read(directory / "cell.json", "")["config"]
+            if (directory / "manifest.json").exists():
+                check_manifest(directory)
+                record = _read(directory / "record.json", "")
+                history = read_history(directory / "history.csv")
+                state = "done"
+            elif (directory / "failure.json").exists():
+                problem = files.read_json(directory / "failure.json")["reason"]
+                state = "failed"
+            elif (directory / "progress.json").exists():
+                state = "interrupted"
+        except (ValueError, OSError, KeyError) as error:
+            state, problem, record = "failed", str(error), None
+    return Cell(arm, seed, directory, state, config, record, history, problem)
+
+
+def _read(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        value = files.read_json(path)
+    except FileNotFoundError:
+        raise RecordError(missing or f"{path} is missing") from None
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    version = value.get("schema") if isinstance(value, dict) else None
+    if version != SCHEMA:
+        raise RecordError(f"{path} has schema {version!r}; this version reads schema {SCHEMA}")
+    return value
+
+
+def write_manifest(directory: Path, names: list[str]) -> None:
+    """Write the manifest of a cell: the sign that it is done."""
+    entries = {
+        name: {
+            "size": (directory / name).stat().st_size,
+            "sha256": files.sha256_file(directory / name),
+        }
+        for name in names
+    }
+    files.write_json(directory / "manifest.json", {"schema": SCHEMA, "files": entries})
+
+
+def check_manifest(directory: Path) -> None:
+    """Compare a cell's files with its manifest.
+
+    Raises:
+        RecordError: a file is missing or has changed; the message names it.
+    """
+    manifest = _read(directory / "manifest.json", "")
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        if not path.exists():
+            raise RecordError(f"{path} is missing")
+        if path.stat().st_size != entry["size"] or files.sha256_file(path) != entry["sha256"]:
+            raise RecordError(f"{path} has changed since it was written")
+
+
+def history_csv(rows: list[dict[str, float]]) -> str:
+    """Return a history as CSV text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read what `history_csv` wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {
+                key: int(value) if key in ("epoch", "step", "images") else float(value)
+                for key, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]

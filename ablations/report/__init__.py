@@ -1,0 +1,19 @@
+"""Tables of a run, written at any time, also from partial results."""
+
+from __future__ import annotations
+
+from ablations import files
+from ablations.records import Run
+from ablations.report.comparison import Comparison, compare
+from ablations.report.table import cells_csv, markdown, table_csv, terminal
+
+__all__ = ["Comparison", "compare", "terminal", "write"]
+
+
+def write(run: Run) -> Comparison:
+    """Write table.md, table.csv and cells.csv into the run's directory; return the comparison."""
+    comparison = compare(run)
+    files.write(run.directory / "table.md", markdown(comparison))
+    files.write(run.directory / "table.csv", table_csv(comparison))
+    files.write(run.directory / "cells.csv", cells_csv(run))
+    return comparison

@@ -1,0 +1,319 @@
+"""cells -> processes, several side by side; progress, failures, resume.
+
+State is files: the same call continues what an earlier one left. This process never imports
+TensorFlow; each cell is trained by `ablations.train` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ablations import data, files, records, report
+from ablations.errors import UserError
+from ablations.matrix import PlannedCell
+from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
+from ablations.progress import Display, Running, Silent, Snapshot, display
+from ablations.recipes import Recipe
+
+POLL_SECONDS = 0.2
+#: A cell without progress for this many times its epoch, and at least this long, is stopped.
+HUNG_EPOCHS = 10
+HUNG_SECONDS = 600.0
+
+
+class Interrupted(Exception):
+    """The user stopped the grid; what is done stays."""
+
+
+@dataclass
+class _Child:
+    """A cell in training."""
+
+    cell: PlannedCell
+    directory: Path
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    started: float
+    position: tuple[Any, ...] = ()
+    moved: float = 0.0
+
+
+def run_grid(
+    grid: str | None = None,
+    *,
+    show_progress: bool = False,
+    retry_failed: bool = False,
+    **options: Any,
+) -> records.Run:
+    """Train a grid, or continue one, and return what stands in its directory.
+
+    Args:
+        grid: name of a built-in grid ("shortcuts", "depth", "degradation") or path of a YAML file.
+        show_progress: on standard error.
+        retry_failed: train failed cells again; they are left alone otherwise.
+        **options: net (a catalogue name instead of a grid), preset, dataset, data_dir, image_size
+            (pixels), skip_corrupt, out (directory; default runs/<grid>), seeds (how many),
+            seed_list, only (names of arms), baseline, epochs, jobs, threads.
+
+    Returns:
+        The run: arms, cells, curves. Failed cells are in it with state "failed".
+
+    Raises:
+        UserError: something asked for is not possible, or another runner holds the directory.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+    """
+    return execute(plan(grid, **options), show_progress, retry_failed)
+
+
+def execute(planned: Plan, show_progress: bool = False, retry_failed: bool = False) -> records.Run:
+    """Train what a plan asks for; see `run_grid`."""
+    root = planned.directory
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with files.lock(root / ".lock"):
+            return _Runner(planned, retry_failed).run(display() if show_progress else Silent())
+    except files.Locked as error:
+        raise UserError(f"{root} is in use by another runner: {error}") from None
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).is_relative_to(root):
+            raise UserError(f"cannot write to {root}: {error.strerror}") from None
+        raise
+
+
+class _Runner:
+    def __init__(self, planned: Plan, retry_failed: bool) -> None:
+        self.plan = planned
+        self.root = planned.directory
+        self.retry_failed = retry_failed
+        self.queue: deque[PlannedCell] = deque()
+        self.children: list[_Child] = []
+        self.done = 0
+        self.failed = 0
+        self.stop = False
+        self.images_seconds = [0.0, 0.0]  # work done and the time it took, over all cells
+        self.data_directory = self.root / "data"
+
+    def run(self, show: Display) -> records.Run:
+        files.write_json(self.root / "grid.json", self.plan.grid_json())
+        self._sort_cells(show)
+        old = signal.signal(signal.SIGTERM, self._on_signal)
+        old_int = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            if self.queue:
+                data.save(self.plan.dataset, self.data_directory)
+            while (self.queue or self.children) and not self.stop:
+                while self.queue and len(self.children) < self.plan.jobs:
+                    self._start(self.queue.popleft())
+                time.sleep(POLL_SECONDS)
+                for child in list(self.children):
+                    self._watch(child, show)
+                show.update(self._snapshot())
+        finally:
+            for child in self.children:
+                _end(child)
+            signal.signal(signal.SIGTERM, old)
+            signal.signal(signal.SIGINT, old_int)
+            show.close()
+        run = records.load(self.root)
+        report.write(run)
+        if self.stop:
+            raise Interrupted(
+                f"{len(run.done())} of {len(run.cells)} cells are done; the same command continues"
+            )
+        if all(cell.state == "done" for cell in run.cells):
+            shutil.rmtree(self.data_directory, ignore_errors=True)
+        return run
+
+    def _on_signal(self, *_: Any) -> None:
+        self.stop = True
+
+    def _sort_cells(self, show: Display) -> None:
+        """Queue what is to be trained; count what is done; name what is left alone."""
+        continuing = False
+        for cell in self.plan.cells:
+            found = records.load_cell(self.root, cell.arm, cell.seed)
+            name = f"{cell.arm}/seed{cell.seed}"
+            continuing |= found.state != "planned"
+            if found.state == "done":
+                self.done += 1
+            elif found.state == "failed" and not self.retry_failed:
+                self.failed += 1
+                show.event(f"{name} failed before: {found.problem} (--retry_failed trains again)")
+            else:
+                self.queue.append(cell)
+        if continuing and self.queue:
+            show.event(f"continues in {self.root}: {self.done} done, {len(self.queue)} to train")
+
+    def _start(self, cell: PlannedCell) -> None:
+        directory = records.cell_directory(self.root, cell.arm, cell.seed)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("manifest.json", "failure.json"):
+            (directory / name).unlink(missing_ok=True)
+        path = directory / "cell.json"
+        content = {
+            "schema": records.SCHEMA,
+            "arm": cell.arm,
+            "seed": cell.seed,
+            "identity": cell.identity,
+            "config": cell.config,
+        }
+        files.write_json(path, content)
+        log = open(directory / "log.txt", "ab")  # noqa: SIM115 - closed when the child ends
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ablations.train", str(directory), str(self.data_directory)],
+            stdin=subprocess.PIPE,  # closes when this process dies; the cell then ends
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(os.environ, self.plan.platform.threads),
+            start_new_session=True,  # Ctrl-C reaches this process only, which decides
+        )
+        now = time.monotonic()
+        self.children.append(_Child(cell, directory, process, log, now, moved=now))
+
+    def _watch(self, child: _Child, show: Display) -> None:
+        code = child.process.poll()
+        name = f"{child.cell.arm}/seed{child.cell.seed}"
+        if code is None:
+            self._check_hung(child)
+            return
+        child.log.close()
+        self.children.remove(child)
+        if code == 0:
+            self.done += 1
+            record = files.read_json(child.directory / "record.json")["results"]
+            self._learn(child.cell, record["train_seconds"])
+            show.event(
+                f"{name} done: training error {record['train_error']:.2f} %, test error "
+                f"{record['test_error']:.2f} % ({self.done + self.failed} of "
+                f"{len(self.plan.cells)})"
+            )
+            return
+        self.failed += 1
+        failure = child.directory / "failure.json"
+        if not failure.exists():
+            reason = f"ended with exit code {code}"
+            if code < 0:
+                reason = f"killed by signal {-code} ({signal.Signals(-code).name})"
+                if -code == signal.SIGKILL:
+                    reason += "; out of memory? fewer --jobs need less"
+            self._write_failure(child, reason)
+        problem = files.read_json(failure)
+        show.event(
+            f"{name} FAILED at step {problem['step']}: {problem['reason']} "
+            f"(log: {child.directory / 'log.txt'})"
+        )
+
+    def _write_failure(self, child: _Child, reason: str) -> None:
+        files.write_json(
+            child.directory / "failure.json",
+            {
+                "schema": records.SCHEMA,
+                "reason": reason,
+                "step": _progress(child).get("step", 0),
+                "traceback": "",
+            },
+        )
+
+    def _check_hung(self, child: _Child) -> None:
+        progress = _progress(child)
+        position = (progress.get("step"), progress.get("phase"))
+        now = time.monotonic()
+        if position != child.position:
+            child.position, child.moved = position, now
+            return
+        speed = progress.get("images_per_second") or 0
+        epoch = len(self.plan.dataset.train.labels) / speed if speed else 0.0
+        if now - child.moved > max(HUNG_SECONDS, HUNG_EPOCHS * epoch):
+            child.process.kill()
+            child.process.wait()
+            self._write_failure(
+                child, f"hung: no progress for {now - child.moved:.0f} s; it was stopped"
+            )
+
+    def _learn(self, cell: PlannedCell, seconds: float) -> None:
+        self.images_seconds[0] += self.plan.work(cell.arm)
+        self.images_seconds[1] += seconds
+
+    def _snapshot(self) -> Snapshot:
+        running = []
+        work, seconds = self.images_seconds
+        left = 0.0
+        images = len(self.plan.dataset.train.labels)
+        for child in self.children:
+            arm = self.plan.arm(child.cell.arm)
+            progress = _progress(child)
+            batch = Recipe.from_dict(arm.recipe).batch
+            steps = self.plan.steps(arm.name)
+            speed = progress.get("images_per_second", 0.0)
+            if speed:
+                work += 60 * speed * PASSES * arm.macs
+                seconds += 60
+            running.append(
+                Running(
+                    f"{arm.name}/seed{child.cell.seed}",
+                    progress.get("phase", "starting"),
+                    progress.get("epoch", 0.0),
+                    round(steps * batch / images, 2),
+                    speed,
+                )
+            )
+        if not seconds:
+            return Snapshot(self.done, self.failed, len(self.plan.cells), running, None)
+        rate = work / seconds
+        now = time.monotonic()
+        rest = []
+        for child in self.children:
+            arm = self.plan.arm(child.cell.arm)
+            done = _progress(child).get("step", 0) / self.plan.steps(arm.name)
+            rest.append(self.plan.work(arm.name) * (1 - done) / rate)
+            rest[-1] += max(0.0, STARTUP_SECONDS - (now - child.started)) if not done else 2.0
+        waiting = [self.plan.work(c.arm) / rate + STARTUP_SECONDS for c in self.queue]
+        left = max([sum(rest + waiting) / self.plan.jobs, *rest, 0.0])
+        return Snapshot(self.done, self.failed, len(self.plan.cells), running, left)
+
+
+def _progress(child: _Child) -> dict[str, Any]:
+    try:
+        return files.read_json(child.directory / "progress.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def _end(child: _Child) -> None:
+    """Stop a cell; it continues from its last checkpoint."""
+    if child.process.poll() is None:
+        child.process.terminate()
+        try:
+            child.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+    child.log.close()
+
+
+def child_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Return the environment of a cell: threads and devices are fixed before TensorFlow starts."""
+    package_root = str(Path(__file__).resolve().parent.parent)
+    path = base.get("PYTHONPATH")
+    return {
+        **base,
+        "PYTHONPATH": f"{package_root}{os.pathsep}{path}" if path else package_root,
+        "KERAS_BACKEND": "tensorflow",
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        # On by default only on some processors; without it training is 1.3 to 3 times slower.
+        "TF_ENABLE_ONEDNN_OPTS": base.get("TF_ENABLE_ONEDNN_OPTS", "1"),
+        "TF_CPP_MIN_LOG_LEVEL": base.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }

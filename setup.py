@@ -1,0 +1,64 @@
+"""Packaging of reszoo (the zoo) and ablations (the laboratory)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"', (HERE / "reszoo/__init__.py").read_text(encoding="utf-8"), re.M
+)
+assert VERSION is not None
+
+setup(
+    name="reszoo",
+    version=VERSION[1],
+    description="Every residual network from one spec, and an ablation laboratory, for Keras 3",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "ablations/data/fashion/LICENSE"],
+    keywords="resnet keras tensorflow ablation reproducibility deep-residual-learning",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["reszoo*", "ablations*"]),
+    package_data={
+        "reszoo": ["py.typed"],
+        "ablations": ["py.typed", "grids/*.yaml"],
+        "ablations.data.fashion": ["slice.npz", "LICENSE", "README.md"],
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.4",
+        # Earlier ones have open security holes; 3.16 is not tested.
+        "keras>=3.15.1,<3.16",
+        "keras-cv>=0.9,<0.10",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pyyaml>=6",
+        "rich>=13",
+        "scipy>=1.11",
+        # 2.20 fails to start beside setuptools >= 82.
+        "tensorboard>=2.21",
+        "tensorflow>=2.21,<2.22",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "parity": ["torch"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pytest>=8",
+            "ruff>=0.9",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["ablations-run=ablations.run:console"]},
+)

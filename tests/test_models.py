@@ -1,0 +1,233 @@
+"""Built Keras models: shapes, saving, portability, initial values, deep graphs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import reszoo
+
+
+def inputs(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray:
+    shape = [n or 37 for n in model.input_shape[1:]]
+    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def randomise(model: keras.Model, seed: int = 1) -> None:
+    """Give every tensor, moving statistics included, a value that shows in the outputs."""
+    draw = np.random.default_rng(seed)
+    for variable in model.variables:
+        value = draw.normal(size=variable.shape) * 0.3
+        if variable.name in ("gamma", "moving_variance"):
+            value = 0.5 + draw.random(variable.shape)
+        variable.assign(value)
+
+
+def test_the_readme_call() -> None:
+    model = reszoo.build("resnet34", shortcut="B")
+    assert isinstance(model, keras.Model) and model.name == "resnet34"
+    assert model.input_shape == (None, 224, 224, 3) and model.output_shape == (None, 1000)
+    assert model.spec == reszoo.spec("resnet34")
+    assert model.count_params() == 21_797_672 + 2 * 8512  # torchvision: 8,512 BN channels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({}, (2, 10)),
+        ({"classes": 7}, (2, 7)),
+        ({"classes": 0}, (2, 64)),
+        ({"include_top": False}, (2, 8, 8, 64)),
+        ({"include_top": False, "pooling": "avg"}, (2, 64)),
+        ({"include_top": False, "pooling": "max"}, (2, 64)),
+        ({"input_shape": (29, 31, 1)}, (2, 10)),
+        ({"input_shape": (None, None, 5)}, (2, 10)),
+        ({"input_shape": (1, 1, 3), "include_top": False}, (2, 1, 1, 64)),
+        ({"input_shape": (33, 18, 3), "include_top": False}, (2, 9, 5, 64)),
+    ],
+)
+def test_output_shapes(arguments: dict, shape: tuple) -> None:
+    model = reszoo.build("resnet20", **arguments)
+    assert model(inputs(model)).shape == shape
+
+
+def test_feature_maps() -> None:
+    model = reszoo.build("resnet18", features_only=True, input_shape=(64, 96, 3))
+    maps = model(inputs(model, 1))
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (32, 48, 64), (16, 24, 64), (8, 12, 128), (4, 6, 256), (2, 3, 512),
+    ]  # fmt: skip
+    some = reszoo.build("resnet20", features_only=True, out_indices=(1, -1))
+    assert [x.shape[1:] for x in some.outputs] == [(32, 32, 16), (8, 8, 64)]
+    # Layers after the last map are not built.
+    short = reszoo.build("resnet20", features_only=True, out_indices=[1])
+    assert not [layer for layer in short.layers if layer.name.startswith("stage2")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"weights": "imagenet"}, "published weights are not read yet"),
+        ({"out_indices": (1,)}, "features_only=True"),
+        ({"features_only": True, "out_indices": (9,)}, "out_indices: 9"),
+        ({"features_only": True, "out_indices": ()}, "empty"),
+        ({"pooling": "avg"}, "include_top=False"),
+        ({"pooling": "mean", "include_top": False}, 'unknown pooling "mean"'),
+        ({"classifier_activation": "softmx"}, 'did you mean "softmax"'),
+        ({"shortct": "A"}, 'did you mean "shortcut"'),
+    ],
+)
+def test_bad_arguments(arguments: dict, words: str) -> None:
+    with pytest.raises(reszoo.SpecError) as caught:
+        reszoo.build("resnet20", **arguments)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_logits_and_probabilities() -> None:
+    logits = reszoo.build("resnet20", seed=3, classifier_activation=None)
+    softmax = reszoo.build("resnet20", seed=3)
+    x = inputs(logits)
+    np.testing.assert_allclose(keras.ops.softmax(logits(x)), softmax(x), rtol=1e-5, atol=1e-7)
+
+
+def test_input_tensor_and_mixed_precision() -> None:
+    tensor = keras.Input((28, 28, 1))
+    model = reszoo.build("resnet20", input_tensor=keras.layers.Rescaling(1 / 255)(tensor))
+    assert model.spec.input_shape == (28, 28, 1)
+    mixed = reszoo.build("resnet20", dtype="mixed_bfloat16")
+    assert mixed(inputs(mixed)).dtype == "float32"
+    assert mixed.get_layer("stem_conv").compute_dtype == "bfloat16"
+
+
+CASES = [
+    ("resnet20", {}),
+    ("resnet20", {"shortcut_pad": "both", "shortcut_pool": "average", "input_shape": (15, 9, 3)}),
+    ("plain20", {}),
+    ("resnet20", {"shortcut": "C", "block": "bottleneck", "depth": 20, "width": 4}),
+    ("resnet50", {"shortcut": "A", "input_shape": (65, 64, 3), "classes": 5}),
+    ("vgg16", {"input_shape": (32, 32, 3), "classes": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_portable_model_is_equal(name: str, arguments: dict) -> None:
+    ours = reszoo.build(name, **arguments)
+    stock = reszoo.build(name, portable=True, **arguments)
+    randomise(ours)
+    stock.set_weights(ours.get_weights())
+    assert {type(x).__module__.split(".")[0] for x in stock.layers} == {"keras"}
+    x = inputs(ours, 3)
+    np.testing.assert_allclose(ours(x), stock(x), rtol=2e-5, atol=1e-6)
+    if name != "vgg16":  # dropout draws differ
+        np.testing.assert_allclose(ours(x, training=True), stock(x, training=True), rtol=2e-4,
+                                   atol=1e-5)  # fmt: skip
+
+
+LOAD = """
+import sys
+import numpy as np
+{prepare}
+model = {load}
+x = np.load(sys.argv[2])
+np.save(sys.argv[3], model(x))
+{check}
+"""
+
+
+def run_loader(tmp_path, model, prepare: str, load: str, check: str = "") -> None:
+    """Save, reload in a new process, compare outputs bit by bit."""
+    randomise(model)
+    model.save(tmp_path / "model.keras")
+    x = inputs(model, 3)
+    np.save(tmp_path / "x.npy", x)
+    code = LOAD.format(prepare=prepare, load=load, check=check)
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.keras", tmp_path / "x.npy",
+         tmp_path / "y.npy"], check=True, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model(x))
+
+
+def test_load_in_a_new_process(tmp_path) -> None:
+    model = reszoo.build("resnet20", shortcut_pad="both")
+    check = "assert model.spec == reszoo.spec('resnet20', shortcut_pad='both')"
+    run_loader(tmp_path, model, "import reszoo", "reszoo.load(sys.argv[1])", check)
+
+
+def test_keras_loads_after_importing_the_layers(tmp_path) -> None:
+    model = reszoo.build("resnet50", input_shape=(40, 40, 3), classes=3)
+    run_loader(
+        tmp_path, model, "import keras, reszoo.layers", "keras.saving.load_model(sys.argv[1])",
+        "assert model.spec.block == 'bottleneck'",
+    )  # fmt: skip
+
+
+def test_portable_file_loads_without_reszoo(tmp_path) -> None:
+    model = reszoo.build("resnet20", shortcut_pad="both", portable=True)
+    hide = "import sys; sys.modules['reszoo'] = None; import keras"  # import reszoo would fail
+    run_loader(tmp_path, model, hide, "keras.saving.load_model(sys.argv[1])")
+
+
+def test_load_says_what_is_wrong(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        reszoo.load(tmp_path / "nothing.keras")
+    (tmp_path / "weights.h5").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"not a \.keras file"):
+        reszoo.load(tmp_path / "weights.h5")
+
+
+def test_layer_names_are_structural() -> None:
+    """Common layers of different networks have the same names: what matching rests on."""
+    names = {s: {x.name for x in reszoo.build("resnet20", shortcut=s).layers} for s in "ABC"}
+    plain = {x.name for x in reszoo.build("plain20").layers}
+    for layers in names.values():
+        assert plain <= layers
+    assert "stage2_block1_conv1" in plain
+    assert names["C"] - plain >= {"stage1_block1_shortcut_conv", "stage1_block1_shortcut_norm"}
+
+
+def test_shared_tensors_start_equal() -> None:
+    nets = [
+        reszoo.build("plain20", seed=7),
+        reszoo.build("resnet20", seed=7, shortcut="C"),
+        reszoo.build("resnet56", seed=7),
+    ]
+    values = [{v.path: np.asarray(v) for v in net.variables} for net in nets]
+    for path, value in values[0].items():
+        np.testing.assert_array_equal(value, values[1][path])
+        np.testing.assert_array_equal(value, values[2][path])
+    other = reszoo.build("plain20", seed=8).get_layer("stem_conv").kernel
+    assert not np.array_equal(other, values[0]["stem_conv/kernel"])
+    one, two = (values[0][f"stage1_block{b}_conv1/kernel"] for b in (1, 2))
+    assert not np.array_equal(one, two)  # equal shapes, different layers
+
+
+@pytest.mark.parametrize(
+    ("initializer", "fan"), [("he_normal", "in"), ("he_normal_fan_out", "out")]
+)
+def test_he_initialisation(initializer: str, fan: str) -> None:
+    """std = sqrt(2 / fan), arXiv 1502.01852 eq. 10 and 14, and not truncated."""
+    model = reszoo.build("resnet20", initializer=initializer, seed=0)
+    kernel = np.asarray(model.get_layer("stage3_block1_conv1").kernel)  # 3x3, 32 -> 64
+    fans = {"in": 9 * 32, "out": 9 * 64}
+    assert abs(kernel.std() / np.sqrt(2 / fans[fan]) - 1) < 0.03
+    assert np.abs(kernel).max() > 2.5 * kernel.std()  # a truncated normal ends at 2 std
+    assert np.all(np.asarray(model.get_layer("head_dense").bias) == 0)
+
+
+def test_very_deep_nets_build_and_load(tmp_path) -> None:
+    """Keras' own limit is near 350 plain layers (Python's recursion limit)."""
+    limit = sys.getrecursionlimit()
+    model = reszoo.build("plain20", depth=542, width=2, input_shape=(8, 8, 3))
+    assert sys.getrecursionlimit() == limit
+    path = tmp_path / "deep.keras"
+    model.save(path)
+    again = reszoo.load(path)
+    x = inputs(model)
+    np.testing.assert_array_equal(model(x), again(x))
+    assert again.spec.depth == 542

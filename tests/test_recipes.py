@@ -1,0 +1,77 @@
+"""Recipes against the paper's protocol, and their validation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ablations import recipe
+from ablations.recipes import DIFFERENCES, OPEN_CHOICES, RECIPES, Recipe, RecipeError
+
+
+def test_paper_cifar() -> None:
+    """Sec. 4.2: batch 128 on two GPUs, 64k iterations, 0.1 divided by 10 at 32k and 48k."""
+    paper = recipe("paper-cifar")
+    assert (paper.batch, paper.replicas, paper.momentum, paper.l2) == (128, 2, 0.9, 1e-4)
+    assert (paper.crop_padding, paper.flip) == (4, True)
+    assert paper.steps(50_000) == 64_000
+    rates = [paper.rate(step, 64_000) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_warm_up_for_110_layers() -> None:
+    """Sec. 4.2: 0.01 until the training error is below 80 %, then 0.1."""
+    warm = recipe("paper-cifar-warmup")
+    assert warm.warmup_error == 80
+    assert warm.rate(0, 64_000, warm=False) == 0.01
+    assert warm.rate(0, 64_000, warm=True) == 0.1
+
+
+def test_quick_covers_every_image_in_each_pass() -> None:
+    quick = recipe("quick")
+    assert quick.steps(10_000) * quick.batch >= 3 * 10_000
+    steps = quick.steps(10_000)
+    rates = [quick.rate(step, steps) for step in range(steps)]
+    assert max(rates) == pytest.approx(0.1, rel=1e-3) and rates[-1] < 1e-4
+    assert rates.index(max(rates)) in range(int(0.09 * steps), int(0.11 * steps) + 1)
+
+
+def test_round_trip_and_replace() -> None:
+    for one in RECIPES.values():
+        assert Recipe.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    assert recipe("paper-cifar", epochs=2).iterations == 0
+    assert recipe("quick", iterations=7).steps(10_000) == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epochs": 1, "iterations": 5}, "one of the two"),
+        ({}, "one of the two"),
+        ({"epochs": 1, "schedule": "cosin"}, 'did you mean "cosine"'),
+        ({"epochs": 1, "batch": 0}, "recipe.batch takes a positive"),
+        ({"epochs": 1, "batch": 9, "replicas": 2}, "not divisible"),
+        ({"epochs": 1, "bn_batch": 60}, "does not divide"),
+        ({"epochs": 1, "momentum": 1.5}, "recipe.momentum takes a number from 0 to 1"),
+        ({"epochs": 1, "l2": float("nan")}, "recipe.l2"),
+    ],
+)
+def test_bad_recipes(values: dict, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe(name="test", **values)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(RecipeError, match='unknown recipe "quik"; did you mean "quick"'):
+        recipe("quik")
+    with pytest.raises(RecipeError, match='unknown recipe field "momentm"; did you mean'):
+        Recipe.from_dict({"name": "x", "epochs": 1, "momentm": 0.5})
+
+
+def test_every_open_choice_and_difference_is_about_something_real() -> None:
+    assert set(OPEN_CHOICES) <= set(Recipe.__dataclass_fields__)
+    assert set(DIFFERENCES) <= set(RECIPES)
+    for lines in DIFFERENCES.values():
+        assert all(line.format(**recipe("quick").to_dict()) for line in lines)

@@ -1,0 +1,101 @@
+"""ResNetSpec and the catalogue: validation, round trips, one-line errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+
+import pytest
+
+import reszoo
+
+
+def test_names() -> None:
+    every = reszoo.names()
+    assert reszoo.names("resnet*") == [
+        f"resnet{d}" for d in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152, 1202)
+    ]
+    assert {"plain18", "plain1202", "vgg16", "vgg19"} <= set(every)
+    assert reszoo.names("nothing*") == []
+
+
+def test_round_trip_through_json() -> None:
+    for name in reszoo.names("resnet*") + reszoo.names("plain*"):
+        spec = reszoo.spec(name)
+        again = reszoo.ResNetSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+        assert again == spec and hash(again) == hash(spec) and again.name == name
+
+
+def test_frozen_and_diff() -> None:
+    plain, residual = reszoo.spec("plain20"), reszoo.spec("resnet20")
+    assert plain.diff(residual) == {"shortcut": ("none", "A")}
+    assert reszoo.spec("resnet20", shortcut="none") == plain
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.shortcut = "A"
+
+
+def test_derived_overrides() -> None:
+    assert reszoo.spec("resnet20", depth=8).depths == (1, 1, 1)
+    assert reszoo.spec("resnet20", depth=8).name == "resnet8"
+    assert reszoo.spec("resnet20", depth=110) == reszoo.spec("resnet110")
+    narrow = reszoo.spec("resnet20", width=8)
+    assert (narrow.stem_width, narrow.widths) == (8, (8, 16, 32))
+    assert reszoo.spec("resnet20", depth=29, block="bottleneck").depths == (3, 3, 3)
+    assert reszoo.spec(reszoo.spec("resnet20"), depth=56) == reszoo.spec("resnet56")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("resnet21", {}, 'unknown network "resnet21"; did you mean "resnet20"?'),
+        ("resnet20", {"shortcut": "D"}, 'unknown shortcut "D"'),
+        ("resnet20", {"shortct": "B"}, 'did you mean "shortcut"?'),
+        ("resnet20", {"depth": 9}, "6n+2, not 9; nearest: 8 and 14"),
+        ("resnet20", {"depth": 8, "block": "bottleneck"}, "9n+2, not 8"),
+        ("resnet34", {"depth": 50}, "CIFAR nets only"),
+        ("resnet20", {"width": 0}, "width takes a positive integer"),
+        ("resnet20", {"width": 8, "widths": (8, 16, 32)}, "not both"),
+        ("resnet20", {"depths": (1, 1)}, "one entry a stage"),
+        ("resnet20", {"depths": 3}, "sequence of integers"),
+        ("resnet20", {"classes": -1}, "classes takes"),
+        ("resnet20", {"input_shape": (32, 32)}, "input_shape is"),
+        ("resnet20", {"input_shape": (32, 32, None)}, "input_shape is"),
+        ("resnet20", {"widths": (32, 16, 16)}, 'shortcut "A" only adds'),
+        ("resnet20", {"norm_epsilon": 0}, "norm_epsilon"),
+        ("resnet20", {"block": "fancy"}, 'unknown block "fancy"'),
+        ("vgg16", {}, "comparator"),
+        (34, {}, "a network is a name"),
+    ],
+)
+def test_bad_input_is_one_line(name, overrides, words) -> None:
+    with pytest.raises(reszoo.SpecError) as caught:
+        reszoo.spec(name, **overrides)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_vgg_refuses_fields_of_the_spec() -> None:
+    with pytest.raises(reszoo.SpecError, match="comparator"):
+        reszoo.plan("vgg16", shortcut="A")
+    with pytest.raises(reszoo.SpecError, match="known input size"):
+        reszoo.plan("vgg16", input_shape=(None, None, 3))
+
+
+def test_from_dict_names_unknown_and_missing_fields() -> None:
+    with pytest.raises(reszoo.SpecError, match='unknown spec field "sten"'):
+        reszoo.ResNetSpec.from_dict({"sten": "cifar"})
+    with pytest.raises(reszoo.SpecError, match="needs stem, block"):
+        reszoo.ResNetSpec.from_dict({})
+
+
+@pytest.mark.parametrize("package", ["reszoo", "ablations"])
+def test_no_submodule_hides_a_public_function(package: str) -> None:
+    """Importing a submodule binds its name on the package: it must not replace a function."""
+    module = importlib.import_module(package)
+    before = {name: getattr(module, name) for name in module.__all__}
+    for info in pkgutil.walk_packages(module.__path__, f"{package}."):
+        if not info.name.endswith(("make_slice", "__main__")):
+            importlib.import_module(info.name)
+    for name, value in before.items():
+        assert getattr(module, name) is value, name
