@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def _width() -> int:
-    return shutil.get_terminal_size((110, 24)).columns
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _numbers(texts: list[str] | None) -> list[int] | None:

@@ -85,7 +85,9 @@ def execute(planned: Plan, show_progress: bool = False, retry_failed: bool = Fal
     except files.Locked as error:
         raise UserError(f"{root} is in use by another runner: {error}") from None
     except OSError as error:
-        if error.filename is not None and Path(error.filename).is_relative_to(root):
+        where = Path(str(error.filename)).absolute()
+        mine = root.absolute()
+        if where.is_relative_to(mine) or mine.is_relative_to(where):
             raise UserError(f"cannot write to {root}: {error.strerror}") from None
         raise
 

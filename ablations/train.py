@@ -92,6 +92,8 @@ class CellRun:
             seconds = time.monotonic() - begun
             self.seconds += seconds
             loss, error = _loss_and_error(trainer.evaluate(test_images), test.labels)
+            if not np.isfinite(loss):
+                raise CellFailure(f"the loss is {loss} after step {step} of {self.steps}")
             images = (step - first) * self.recipe.batch
             self.history.append(
                 {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +147,17 @@ def _parse(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
     levels = {factor: [parse(factor, text) for text in texts] for factor, texts in factors.items()}
     for values in itertools.product(*levels.values()):
         combination = dict(zip(levels, values, strict=True))
-        parts = [str(labels.get(f, {}).get(str(v), v)) for f, v in combination.items()]
+        parts = [labels.get(f, {}).get(_label(v), _label(v)) for f, v in combination.items()]
         spec = {f: v for f, v in combination.items() if not f.startswith("recipe.")}
         changes = {f[7:]: v for f, v in combination.items() if f.startswith("recipe.")}
         arms.append(Level("-".join(parts), combination, spec, changes))
     arm_names = [arm.name for arm in arms]
+    for arm in arm_names:
+        if not re.fullmatch(r"[\w.+=-]+", arm) or arm.startswith("."):
+            raise GridError(
+                f'grid {where}: arm "{arm}" names a directory: use letters, digits and ._+=- '
+                "(labels: {factor: {level: label}} renames levels)"
+            )
     doubled = {arm for arm in arm_names if arm_names.count(arm) > 1}
     if doubled:
         raise GridError(f'grid {where}: two arms are called "{doubled.pop()}"')
@@ -173,6 +180,10 @@ def _parse(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
         baseline=baseline,
         paper=paper if paper["values"] else {},
     )
+
+
+def _label(level: Any) -> str:
+    return "x".join(map(str, level)) if isinstance(level, tuple) else str(level)
 
 
 _DERIVED = {"depth": int, "width": int}

@@ -182,7 +182,9 @@ def signed(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return "45 s", "3 min 20 s" or "2 h 05 min"."""
+    """Return "45 s", "3 min 20 s", "2 h 05 min", or "–" for nan."""
+    if math.isnan(seconds):
+        return "–"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

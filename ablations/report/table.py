@@ -17,6 +17,7 @@ from ablations.report.comparison import (
     interval,
     percent,
 )
+from ablations.stats import Summary
 
 #: Columns of cells.csv, version 1: one row a cell, finished or not.
 CELLS = (
@@ -52,7 +53,7 @@ def markdown(comparison: Comparison) -> str:
             interval(row.train_difference),
             interval(row.test_difference),
             _mean(row.images_per_second.mean),
-            duration(row.wall_seconds.mean) if row.wall_seconds.n else "–",
+            duration(row.wall_seconds.mean),
         ]
         if comparison.paper:
             cells.append(row.paper or "–")
@@ -130,30 +131,40 @@ def cells_csv(run: Run) -> str:
 
 def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> str:
     """Return the table for a terminal of `width` columns."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=_box(), pad_edge=False, header_style="bold", show_edge=False)
-    head = ["arm", "train error %", "test error %", "Δ test [95 %]", "params", "MACs", "img/s",
-            "wall"]  # fmt: skip
-    if comparison.paper:
-        head.append("paper¹")
+    wide, narrow = width >= 112, width < 96
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if narrow else (0, 1),
+        header_style="bold",
+        show_edge=False,
+    )
+    head = ["arm", "train error %", "test error %"]
+    head += ["Δ train\n[95 %]"] * wide + ["Δ test\n[95 %]", "params\nMACs", "img/s\nwall"]
+    head += ["paper\n¹" if narrow else "paper¹"] if comparison.paper else []
     for column, title in enumerate(head):
-        table.add_column(title, justify="left" if column == 0 else "right", no_wrap=column < 3)
-    several = comparison.rows and max(row.test_error.n for row in comparison.rows) > 1
+        table.add_column(title, justify="left" if column == 0 else "right", no_wrap=True)
+
+    def seeds(summary: Summary) -> str:
+        values = each(summary).split() if summary.n > 1 else []
+        step = 2 if narrow else max(3, len(values))
+        return "".join("\n" + " ".join(values[i : i + step]) for i in range(0, len(values), step))
+
     for row in comparison.rows:
+        wall = duration(row.wall_seconds.mean).replace(" min ", "m").replace(" s", "s")
         cells = [
             row.arm.name if row.arm.name == row.differs else f"{row.arm.name}\n{row.differs}",
-            _stack(percent(row.train_error), each(row.train_error) if several else ""),
-            _stack(percent(row.test_error), each(row.test_error) if several else ""),
+            percent(row.train_error) + seeds(row.train_error),
+            percent(row.test_error) + seeds(row.test_error),
+            *([interval(row.train_difference).replace(" [", "\n[")] * wide),
             interval(row.test_difference).replace(" [", "\n["),
-            _compact(row.arm.parameters),
-            _macs(row.arm.macs),
-            _mean(row.images_per_second.mean),
-            duration(row.wall_seconds.mean).replace(" min ", "m").replace(" s", "s")
-            if row.wall_seconds.n
-            else "–",
+            f"{row.arm.parameters:,}\n{_macs(row.arm.macs)}",
+            f"{_mean(row.images_per_second.mean)}\n{wall}",
         ]
         if comparison.paper:
             cells.append(row.paper or "–")
@@ -181,12 +192,6 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
     return text.getvalue()
 
 
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE_HEAD
-
-
 def _state(comparison: Comparison) -> list[str]:
     if comparison.done == comparison.planned:
         return []
@@ -202,10 +207,6 @@ def _matching_head(comparison: Comparison) -> str:
 def _list(title: str, lines: Iterable[str]) -> list[str]:
     items = [f"- {line}" for line in lines]
     return [title, "", *items, ""] if items else []
-
-
-def _stack(first: str, second: str) -> str:
-    return f"{first}\n{second}" if second else first
 
 
 def _n(row: Row) -> str:
