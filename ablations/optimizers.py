@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+
+from ablations.recipes import Recipe, RecipeError
+from reszoo.layers import BatchNormalization
 
 
 @keras.saving.register_keras_serializable("ablations")
@@ -78,3 +82,64 @@ def _handle(variable: Any) -> Any:
         return inner.handle
     # Inside strategy.extended.update the variable may be mirrored: take this device's component.
     return inner._get().handle if hasattr(inner, "_get") else inner.handle
+
+
+@keras.saving.register_keras_serializable("ablations")
+class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A recipe's learning rate as a Keras schedule.
+
+    Args:
+        recipe: fields of the Recipe.
+        steps: in all.
+    """
+
+    def __init__(self, recipe: dict[str, Any], steps: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.steps = steps
+        protocol = Recipe.from_dict(recipe)
+        self._rates = np.array([protocol.rate(step, steps) for step in range(steps)], np.float32)
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step."""
+        index = keras.ops.clip(keras.ops.cast(step, "int32"), 0, self.steps - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self._rates), index)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"recipe": self.recipe, "steps": self.steps}
+
+
+def compile_model(recipe: Recipe, model: keras.Model, images: int) -> keras.Model:
+    """Compile a model for `fit`; see `Recipe.compile`."""
+    if recipe.warmup_rate:
+        raise RecipeError(
+            f"recipe {recipe.name} warms up until the training error falls, which `fit` cannot "
+            "schedule; use warmup_rate=0, or ablations.run_grid"
+        )
+    if not recipe.iterations and not images:
+        raise RecipeError(f"recipe {recipe.name} counts epochs: give images=len(training set)")
+    schedule = RecipeSchedule(recipe.to_dict(), recipe.steps(images))
+    activation = getattr(model.layers[-1], "activation", None)
+    model.compile(
+        MomentumSGD(schedule, recipe.momentum, recipe.l2, recipe.l2_on),
+        keras.losses.SparseCategoricalCrossentropy(
+            from_logits=activation is not keras.activations.softmax
+        ),
+        metrics=["accuracy"],
+    )
+    if recipe.bn_batch:
+        set_sub_batch(model, recipe.bn_batch)
+    return model
+
+
+def set_sub_batch(model: keras.Model, images: int) -> None:
+    """Let every batch normalisation take its statistics over groups of `images` in training."""
+    for layer in model.layers:
+        if isinstance(layer, BatchNormalization):
+            layer.sub_batch = images
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            raise RecipeError(
+                f"recipe.bn_batch needs reszoo's batch normalisation; layer {layer.name} is "
+                "Keras' own (portable=False builds it)"
+            )

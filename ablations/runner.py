@@ -265,7 +265,7 @@ class _Runner:
                     f"{arm.name}/seed{child.cell.seed}",
                     progress.get("phase", "starting"),
                     progress.get("epoch", 0.0),
-                    round(steps * batch / images, 2),
+                    round(steps * batch / images, 1),
                     speed,
                 )
             )

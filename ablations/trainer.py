@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -11,11 +12,38 @@ import numpy as np
 import tensorflow as tf
 
 import reszoo
-from ablations.optimizers import MomentumSGD
+from ablations.optimizers import MomentumSGD, set_sub_batch
 from ablations.recipes import Recipe
 from reszoo.models import logits_model
 
 EVAL_BATCH = 250
+
+
+def make_strategy(name: str, replicas: int, gpus: bool) -> tf.distribute.Strategy | None:
+    """Return the strategy of a cell; must run before TensorFlow touches a device.
+
+    Args:
+        name: "none" or "mirrored".
+        replicas: devices that share each batch.
+        gpus: False: logical devices of the processor.
+
+    Raises:
+        ValueError: there are fewer devices than replicas.
+    """
+    kind = "GPU" if gpus else "CPU"
+    physical = tf.config.list_physical_devices(kind)
+    if gpus:
+        if len(physical) < replicas:
+            raise ValueError(f"{replicas} GPUs were asked for, TensorFlow finds {len(physical)}")
+        for device in physical:
+            tf.config.experimental.set_memory_growth(device, True)
+    elif replicas > 1:
+        tf.config.set_logical_device_configuration(
+            physical[0], [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+    if name == "none":
+        return None
+    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(replicas)])
 
 
 class Trainer:
@@ -26,6 +54,7 @@ class Trainer:
         recipe: the training protocol.
         seed: initial values are a function of (seed, layer name, shape) only.
         strategy: a tf.distribute strategy whose replicas share each batch, or None.
+        jit: compile the training step with XLA (not under a strategy).
         **overrides: passed to `reszoo.build`.
     """
 
@@ -35,20 +64,25 @@ class Trainer:
         recipe: Recipe,
         seed: int,
         strategy: tf.distribute.Strategy | None = None,
+        jit: bool = False,
         **overrides: Any,
     ) -> None:
         self.recipe = recipe
-        self.strategy = strategy or tf.distribute.get_strategy()
-        self.replicas = self.strategy.num_replicas_in_sync
-        with self.strategy.scope():
+        self.strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync if strategy else 1
+        if recipe.batch % self.replicas:
+            raise ValueError(f"batch {recipe.batch} is not divisible by {self.replicas} replicas")
+        with strategy.scope() if strategy else contextlib.nullcontext():
             self.model = reszoo.build(network, seed=seed, **overrides)
             self._logits = logits_model(self.model)
             self.optimizer = MomentumSGD(
                 recipe.learning_rate, recipe.momentum, recipe.l2, recipe.l2_on
             )
             self.optimizer.build(self._logits.trainable_variables)
-        self._train = tf.function(self._train_step)
-        self._evaluate = tf.function(self._evaluate_step)
+        if recipe.bn_batch:
+            set_sub_batch(self.model, recipe.bn_batch)
+        self._train = tf.function(self._train_step, jit_compile=jit or None)
+        self._evaluate = tf.function(lambda images: self._logits(images, training=False))
 
     def step(self, images: np.ndarray, labels: np.ndarray, rate: float) -> tf.Tensor:
         """Train on one batch.
@@ -63,18 +97,16 @@ class Trainer:
             both before the update.
         """
         self.optimizer.learning_rate = rate
-        if self.replicas == 1:
-            return self._train(images, labels)
-        share = len(images) // self.replicas
+        return self._train(self._share(images), self._share(labels))
 
-        def part(array: np.ndarray) -> Any:
-            return self.strategy.experimental_distribute_values_from_function(
-                lambda context: tf.constant(
-                    array[context.replica_id_in_sync_group * share :][:share]
-                )
-            )
-
-        return self._train(part(images), part(labels))
+    def _share(self, array: np.ndarray) -> Any:
+        """Return a batch divided over the replicas."""
+        if self.strategy is None:
+            return tf.convert_to_tensor(array)
+        share = len(array) // self.replicas
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(array[context.replica_id_in_sync_group * share :][:share])
+        )
 
     def _train_step(self, images: Any, labels: Any) -> Any:
         def replica(images: Any, labels: Any) -> Any:
@@ -85,12 +117,65 @@ class Trainer:
                 loss = tf.reduce_sum(losses) / self.recipe.batch
             variables = self._logits.trainable_variables
             self.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
-            return _sums(losses, logits, labels)
+            correct = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
+            return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(correct, tf.float32))])
 
-        if self.replicas == 1 and not isinstance(self.strategy, tf.distribute.MirroredStrategy):
+        if self.strategy is None:
             return replica(images, labels)
         sums = self.strategy.run(replica, args=(images, labels))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    def population_statistics(self, batches: Iterable[np.ndarray]) -> int:
+        """Replace BN's moving averages by the mean of the per-batch moments; weights stay.
+
+        Every layer normalises with the moments of its own batch meanwhile, as in training.
+
+        Args:
+            batches: float32 (replicas * n, height, width, channels), equal in size: each replica
+                takes its share, so that moments are over the same number of images as in training.
+
+        Returns:
+            How many per-batch moments were averaged.
+        """
+        norms = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
+        moving = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+        sums = [np.zeros(v.shape, np.float64) for v in moving]
+        kept = [(layer, layer.momentum) for layer in norms]
+        count = 0
+        for layer in norms:
+            layer.momentum = 0.0  # the moving averages then hold the moments of the last batch
+
+        def forward(images: Any) -> None:
+            self._logits(images, training=True)
+
+        def run(images: Any) -> None:
+            if self.strategy is None:
+                forward(images)
+            else:
+                self.strategy.run(forward, args=(images,))
+
+        try:
+            function = tf.function(run)
+            for images in batches:
+                function(self._share(images))
+                for total, variable in zip(sums, moving, strict=True):
+                    for value in self._local_values(variable):
+                        total += value
+                count += self.replicas
+        finally:
+            for layer, momentum in kept:
+                layer.momentum = momentum
+        if not count:
+            raise ValueError("population statistics need at least one batch")
+        for total, variable in zip(sums, moving, strict=True):
+            variable.assign((total / count).astype(np.float32))
+        return count
+
+    def _local_values(self, variable: keras.Variable) -> list[np.ndarray]:
+        if self.strategy is None:
+            return [np.asarray(variable, np.float64)]
+        results = self.strategy.experimental_local_results(variable.value)
+        return [np.asarray(result.numpy(), np.float64) for result in results]
 
     def evaluate(self, images: Any) -> np.ndarray:
         """Return the logits (n, classes) of float32 images (n, h, w, c), in inference mode."""
@@ -102,9 +187,6 @@ class Trainer:
                 batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
             parts.append(self._evaluate(batch).numpy()[: EVAL_BATCH - missing])
         return np.concatenate(parts)
-
-    def _evaluate_step(self, images: Any) -> Any:
-        return self._logits(images, training=False)
 
     def variables(self) -> Iterator[tuple[str, keras.Variable]]:
         """Yield every tensor of the model, then of the optimizer, by structural name."""
@@ -131,11 +213,6 @@ class Trainer:
             if tuple(variable.shape) != tensors[name].shape:
                 raise ValueError(f"tensor {name} has shape {tensors[name].shape} in the checkpoint")
             variable.assign(tensors[name])
-
-
-def _sums(losses: Any, logits: Any, labels: Any) -> Any:
-    correct = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-    return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(correct, tf.float32))])
 
 
 def tensor_digests(model: keras.Model) -> dict[str, dict[str, Any]]:

@@ -130,7 +130,7 @@ def load(path: str | Path) -> keras.Model:
 def logits_model(model: keras.Model) -> keras.Model:
     """Return a model that shares the weights of `model` and ends before its last activation."""
     with deep_graph(len(model.layers)):
-        return keras.Model(model.inputs, model.get_layer("head_dense").output, name=model.name)
+        return keras.Model(model.input, model.get_layer("head_dense").output, name=model.name)
 
 
 def _check(

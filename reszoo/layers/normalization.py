@@ -18,42 +18,65 @@ class BatchNormalization(keras.layers.BatchNormalization):
     The moving variance averages the *biased* batch variance, as in Keras; the kernel returns it
     times n/(n-1) (Bessel), which is undone.
 
+    Attributes:
+        sub_batch: images over which statistics are taken in training when a device holds more: the
+            batch is normalised in groups of so many images, as on several GPUs, and the first
+            group's statistics enter the moving averages, as the first replica's do under
+            `tf.distribute.MirroredStrategy`. 0: the whole batch. Set it before the first training
+            step; it is not saved, because it does not matter once the model is trained.
+
     Args:
-        *args, **kwargs: those of `keras.layers.BatchNormalization`.
+        *args: those of `keras.layers.BatchNormalization`.
+        **kwargs: likewise.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sub_batch = 0
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise a map (N, H, W, C) over N, H and W (arXiv 1502.03167, algorithm 1)."""
+        train = bool(training and self.trainable)
         if not self._fuses(inputs, mask):
+            if train and self.sub_batch:
+                raise ValueError("sub_batch needs maps (N, H, W, C) on TensorFlow")
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        train = bool(training and self.trainable)
         # float16 and bfloat16 maps are normalised with float32 statistics by the kernel itself.
         x = tf.cast(inputs, self.compute_dtype)
+        if not train:
+            return self._fused(x, train=False)[0]
+        groups = [x]
+        if self.sub_batch and x.shape[0] != self.sub_batch:
+            if x.shape[0] is None or x.shape[0] % self.sub_batch:
+                raise ValueError(f"sub_batch {self.sub_batch} does not divide batch {x.shape[0]}")
+            groups = tf.split(x, x.shape[0] // self.sub_batch)
+        outputs, mean, variance = self._fused(groups[0], train=True)
+        count = tf.cast(tf.size(groups[0]), tf.float32) / mean.shape[0]
+        variance = variance * self._variance_factor(count)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
+        if len(groups) == 1:
+            return outputs
+        return tf.concat([outputs, *(self._fused(g, train=True)[0] for g in groups[1:])], 0)
+
+    def _fused(self, x: Any, train: bool) -> tuple[Any, Any, Any]:
+        """Return the kernel's output, and the mean and Bessel-corrected variance that it used."""
+        import tensorflow as tf
+
         channels = self.moving_mean.shape[0]
-        gamma = self.gamma.value if self.scale else tf.ones([channels])
-        beta = self.beta.value if self.center else tf.zeros([channels])
-        moving_mean = tf.convert_to_tensor(self.moving_mean.value)
-        moving_variance = tf.convert_to_tensor(self.moving_variance.value)
         empty = tf.constant([], tf.float32)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=gamma,
-            offset=beta,
-            mean=empty if train else moving_mean,
-            variance=empty if train else moving_variance,
+            scale=self.gamma.value if self.scale else tf.ones([channels]),
+            offset=self.beta.value if self.center else tf.zeros([channels]),
+            mean=empty if train else self.moving_mean.value,
+            variance=empty if train else self.moving_variance.value,
             epsilon=self.epsilon,
             is_training=train,
         )
-        if train:
-            count = tf.cast(tf.size(x), tf.float32) / channels
-            self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))
-            variance = variance * self._variance_factor(count)
-            self.moving_variance.assign(
-                moving_variance * self.momentum + variance * (1.0 - self.momentum)
-            )
-        return outputs
+        return outputs, mean, variance
 
     def _fuses(self, inputs: Any, mask: Any) -> bool:
         return (
