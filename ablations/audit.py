@@ -34,9 +34,11 @@ def audit(run: Run) -> Audit:
     if not done:
         return Audit((), ())
     factors = {name[7:] for arm in run.arms for name in arm.factors if name.startswith("recipe.")}
+    exceptions = {arm.name: set(arm.exceptions) for arm in run.arms}
     reference = done[0]
     for cell in done[1:]:
-        problems += _same_protocol(reference, cell, factors)
+        declared = factors | exceptions[reference.arm] | exceptions[cell.arm]
+        problems += _same_protocol(reference, cell, declared)
     tensors = 0
     seeds = sorted({cell.seed for cell in done})
     for seed in seeds:
@@ -58,6 +60,12 @@ def audit(run: Run) -> Audit:
             "compared by SHA-256)",
             "one recipe, data set, device model, number of threads, strategy and software version "
             "for all cells",
+        ]
+        facts += [
+            f"declared exception: {arm.name} has "
+            f"{', '.join(f'{k}={v}' for k, v in arm.exceptions.items())} ({arm.reason})"
+            for arm in run.arms
+            if arm.exceptions
         ]
     return Audit(tuple(dict.fromkeys(problems)), tuple(facts))
 

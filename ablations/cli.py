@@ -72,7 +72,7 @@ class _Parser:
     def __init__(self, values: flags.FlagValues) -> None:
         self.values = values
         self.given: dict[str, tuple[Any, str]] = {}
-        self.stray: list[str] = []
+        self.arguments: list[str] = []
 
     def find(self, name: str) -> tuple[flags.Flag[Any] | None, bool]:
         """Return the flag called `name`, hyphens allowed, and whether this is its "no" form."""
@@ -97,7 +97,7 @@ class _Parser:
         return queue.popleft()
 
     def feed(self, args: Iterable[str], from_file: bool = False) -> None:
-        """Set flags from `args`, and keep what is no flag in `stray`."""
+        """Set flags from `args`, and keep what is no flag in `arguments`."""
         queue = deque(args)
         bare = ""  # the boolean flag just seen, if it came without "="
         while queue:
@@ -106,13 +106,15 @@ class _Parser:
             name = _flag_name(arg)
             flag, negated = self.find(name)
             if arg == "--":
-                self.stray += [f'unexpected argument "{rest}"' for rest in queue]
+                self.arguments += queue
                 return
             if not name:
-                self.stray.append(f'unexpected argument "{arg}"')
                 if previous and arg.lower() in ("true", "false", "0", "1", "yes", "no"):
-                    both = f"--{previous} or --no{previous}"
-                    self.stray[-1] += f": --{previous} takes no value here; write {both}"
+                    raise UserError(
+                        f'unexpected argument "{arg}": --{previous} takes no value here; write '
+                        f"--{previous} or --no{previous}"
+                    )
+                self.arguments.append(arg)
             elif name == "flagfile" and not from_file:  # absl has expanded those inside the file
                 path = self.value_of(arg, queue)
                 self.feed(self.values.read_flags_from_files([f"--flagfile={path}"]), True)
@@ -146,21 +148,22 @@ class _Parser:
                 raise UserError(f'--{flag.name} is given twice, as "{first}" and as "{text}"')
 
 
-def _parse(args: Sequence[str], values: flags.FlagValues) -> None:
+def _parse(args: Sequence[str], values: flags.FlagValues, positionals: bool) -> list[str]:
     for flag in (values[name] for name in values):
         if flag.present:  # set by an earlier run() in this process
             flag.unparse()
     parser = _Parser(values)
     try:
         parser.feed(args)
-        if parser.stray:
-            raise UserError(parser.stray[0])
+        if parser.arguments and not positionals:
+            raise UserError(f'unexpected argument "{parser.arguments[0]}"')
         values.mark_as_parsed()
         values.validate_all_flags()
     except (flags.Error, UnicodeDecodeError) as error:  # the latter from a binary flagfile
         missing = r"flag --\S+=None: Flag (--\S+) must have a value other than None\."
         message = re.sub(missing, r"\1 is required.", str(error))
         raise UserError(message.replace("ERROR:: ", "")) from error
+    return parser.arguments
 
 
 def _help(doc: str, values: flags.FlagValues) -> str:
@@ -193,15 +196,20 @@ def _closed_streams() -> list[int]:
 
 
 def run(
-    main: Callable[[], int | None],
+    main: Callable[..., int | None],
     *,
     doc: str,
     version: Callable[[], str],
     command: str,
     argv: Sequence[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
+    positionals: bool = False,
 ) -> NoReturn:
-    """Parse the flags in `argv` (sys.argv; program name first), run `main`, exit with its code."""
+    """Parse the flags in `argv` (sys.argv; program name first), run `main`, exit with its code.
+
+    With `positionals`, `main` is given the list of arguments that are no flags; without, any such
+    argument is a mistake.
+    """
     args = list(sys.argv if argv is None else argv)[1:]
     code = EXIT_OK
     try:
@@ -210,8 +218,8 @@ def run(
             before = args[: args.index("--")] if "--" in args else args
             asked = next((name for name in map(_flag_name, before) if name in OWN_FLAGS), None)
             if asked is None:
-                _parse(args, flag_values)
-                code = main() or EXIT_OK
+                arguments = _parse(args, flag_values, positionals)
+                code = (main(arguments) if positionals else main()) or EXIT_OK
             elif asked == "version":
                 print(version())
             else:

@@ -61,6 +61,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def version_line() -> str:
+    """Return the line that --version prints."""
+    found = versions()
+    names = ("reszoo", "tensorflow", "keras")
+    return ", ".join(f"{name} {found.get(name, 'not installed')}" for name in names)
+
+
 def describe() -> dict[str, Any]:
     """Return the environment of this process for a record."""
     record: dict[str, Any] = {

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+#: What the system says when there is no room left.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, data: bytes | str, sync: bool = True) -> None:
@@ -88,20 +93,29 @@ class Locked(Exception):
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[IO[str]]:
+def lock(path: Path, wait: float = 0.0) -> Iterator[IO[str]]:
     """Hold an exclusive lock that the kernel drops when this process dies.
+
+    Args:
+        path: of the lock's file; it stays.
+        wait: seconds to wait for another holder to go.
 
     Raises:
         Locked: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise Locked(holder) from None
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < end:
+                    time.sleep(0.05)
+                    continue
+                file.seek(0)
+                raise Locked(file.read().strip() or "another process") from None
         file.seek(0)
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")

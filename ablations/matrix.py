@@ -20,16 +20,20 @@ class Platform:
     """What a result depends on besides the configuration: part of a cell's identity.
 
     Attributes:
+        kind: "cpu" or "gpu".
         device: model of the processor or GPU.
-        threads: intra-op threads of a cell on CPU; oneDNN's rounding depends on them.
-        strategy: "none" or "mirrored".
+        threads: intra-op threads of a cell; oneDNN's rounding depends on them.
+        strategy: "none" or "mirrored" (tf.distribute.MirroredStrategy).
         replicas: devices that share a cell's batch.
+        xla: whether the training step is compiled with XLA, which no strategy allows.
     """
 
+    kind: str
     device: str
     threads: int
     strategy: str = "none"
     replicas: int = 1
+    xla: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ def arms(
     resolved = []
     for level in grid.arms:
         shared = {"input_shape": tuple(image_shape), "classes": classes}
-        protocol = recipe(grid.recipe).replace(**{**level.recipe, **overrides})
+        protocol = recipe(grid.recipe).replace(
+            **{**grid.recipe_fields, **level.recipe, **level.exceptions, **overrides}
+        )
         if grid.network in catalog.VGG:
             if grid.spec or level.spec:
                 raise GridError(f"{grid.network} is a comparator: it takes no factors of the spec")
@@ -89,6 +95,8 @@ def arms(
                 network=grid.network,
                 spec=spec,
                 recipe=protocol.to_dict(),
+                exceptions=level.exceptions,
+                reason=level.reason,
                 parameters=cost.parameters,
                 macs=cost.macs,
                 weighted_layers=cost.weighted_layers,
@@ -112,7 +120,7 @@ def cells(
                 "overrides": {}
                 if arm.spec
                 else {
-                    "input_shape": list(dataset.train.images.shape[1:]),
+                    "input_shape": list(dataset.image_shape),
                     "classes": len(dataset.class_names),
                 },
                 "recipe": arm.recipe,

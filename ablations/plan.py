@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations import data, environment, files, grids, matrix, records
+from ablations import data, devices, environment, files, grids, matrix, records
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
 from ablations.recipes import Recipe
@@ -41,6 +41,7 @@ class Plan:
         dataset: loaded.
         platform: part of every cell's identity.
         jobs: cells side by side.
+        slots: CUDA_VISIBLE_DEVICES of each cell side by side; empty on CPU.
         directory: of the run.
         baseline: arm that the others are compared with.
     """
@@ -52,6 +53,7 @@ class Plan:
     dataset: data.Dataset
     platform: Platform
     jobs: int
+    slots: list[str]
     directory: Path
     baseline: str
 
@@ -123,8 +125,12 @@ def plan(
     only: list[str] | None = None,
     baseline: str | None = None,
     epochs: int | None = None,
+    recipe: dict[str, Any] | None = None,
     jobs: int | None = None,
     threads: int | None = None,
+    devices: str | None = None,
+    strategy: str | None = None,
+    cpu_replicas: int | None = None,
 ) -> Plan:
     """Resolve a command into cells; arguments as in `ablations.run_grid`.
 
@@ -144,31 +150,28 @@ def plan(
     old = _existing(directory, chosen)
 
     wanted_seeds = _seeds(seeds, seed_list)
-    if seeds is not None and seeds < 1:
-        raise UserError(f"--seeds takes a positive number, not {seeds}")
     arm_names = [arm.name for arm in chosen.arms]
     for name in only or []:
         if name not in arm_names:
             raise UserError(f"--only: {unknown('arm', name, arm_names)}")
     if baseline is not None and baseline not in arm_names:
         raise UserError(f"--baseline: {unknown('arm', baseline, arm_names)}")
-    for label, number in (("epochs", epochs), ("jobs", jobs), ("threads", threads)):
+    positive = {"seeds": seeds, "epochs": epochs, "jobs": jobs, "threads": threads,
+                "cpu_replicas": cpu_replicas}  # fmt: skip
+    for label, number in positive.items():
         if number is not None and number < 1:
             raise UserError(f"--{label} takes a positive number, not {number}")
 
     loaded = data.load(
         dataset or chosen.dataset, data_dir, image_size=image_size, skip_corrupt=skip_corrupt
     )
-    overrides = {"epochs": epochs} if epochs else {}
-    arms = matrix.arms(chosen, loaded.train.images.shape[1:], len(loaded.class_names), overrides)
+    overrides = {**(recipe or {}), **({"epochs": epochs} if epochs else {})}
+    arms = matrix.arms(chosen, loaded.image_shape, len(loaded.class_names), overrides)
     all_seeds = sorted({*wanted_seeds, *(old["seeds"] if old else [])})
     count = len(wanted_seeds) * len(only or arm_names)
-    side_by_side = jobs or _default_jobs(arms, count)
-    if threads is None:
-        # Threads are part of a cell's identity: a directory keeps those that it began with.
-        cpus = environment.cpu_count()
-        threads = old["platform"]["threads"] if old else max(1, cpus // side_by_side)
-    platform = Platform(environment.cpu_model(), threads)
+    platform, side_by_side, slots = _place(
+        arms, count, old, jobs, threads, devices, strategy, cpu_replicas
+    )
     cells = [
         cell
         for cell in matrix.cells(arms, wanted_seeds, loaded, platform)
@@ -182,6 +185,7 @@ def plan(
         loaded,
         platform,
         side_by_side,
+        slots,
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
     )
@@ -257,11 +261,64 @@ def _any_config(
     return None
 
 
-def _default_jobs(arms: list[Arm], cells: int) -> int:
-    """Return how many cells run side by side: bounded by cores, memory and cells."""
-    largest = max(map(cell_bytes, arms))
-    by_memory = int(MEMORY_SHARE * total_memory() // largest)
-    return max(1, min(environment.cpu_count(), by_memory, cells))
+def _place(
+    arms: list[Arm],
+    cells: int,
+    old: dict[str, Any] | None,
+    jobs: int | None,
+    threads: int | None,
+    wanted_devices: str | None,
+    strategy: str | None,
+    cpu_replicas: int | None,
+) -> tuple[Platform, int, list[str]]:
+    """Return where cells run, how many side by side, and the GPUs of each."""
+    if strategy not in (None, "none", "mirrored"):
+        raise UserError(unknown("--strategy", strategy, ["mirrored", "none"]))
+    if cpu_replicas and strategy == "none":
+        raise UserError("--cpu_replicas shares batches by a strategy: leave --strategy none away")
+    hardware = devices.choose("cpu" if cpu_replicas else wanted_devices)
+    gpus = len(hardware.gpus)
+    recipes = [Recipe.from_dict(arm.recipe) for arm in arms]
+    if gpus:
+        name = strategy or "mirrored"
+        replicas = 1 if name == "none" else min(_replicas(r, gpus) for r in recipes)
+        slots = hardware.groups(replicas)
+    else:
+        name = strategy or ("mirrored" if cpu_replicas else "none")
+        replicas, slots = cpu_replicas or 1, []
+    for one in recipes:
+        if one.batch % replicas:
+            raise UserError(f"batch {one.batch} cannot be shared by {replicas} replicas")
+        if one.bn_batch and (one.batch // replicas) % one.bn_batch:
+            raise UserError(
+                f"{replicas} replicas hold {one.batch // replicas} images each, which is no "
+                f"multiple of recipe.bn_batch {one.bn_batch}"
+            )
+    cpus = environment.cpu_count()
+    by_memory = int(MEMORY_SHARE * total_memory() // max(map(cell_bytes, arms)))
+    most = len(slots) if gpus else min(cpus, by_memory)
+    side_by_side = jobs or max(1, min(most, cells))
+    if gpus and side_by_side > len(slots):
+        raise UserError(
+            f"--jobs {jobs}: {gpus} GPUs hold {len(slots)} cells of {replicas} replicas"
+        )
+    if threads is None:
+        # Threads are part of a cell's identity: a directory keeps those that it began with.
+        share = max(1, cpus // side_by_side)
+        threads = old["platform"]["threads"] if old else share
+    kind = "gpu" if gpus else "cpu"
+    xla = bool(gpus) and name == "none"
+    return Platform(kind, hardware.model, threads, name, replicas, xla), side_by_side, slots
+
+
+def _replicas(recipe: Recipe, gpus: int) -> int:
+    """Return the most replicas, up to the recipe's, that GPUs, batch and bn_batch allow."""
+    for count in range(min(recipe.replicas, gpus), 1, -1):
+        if recipe.batch % count == 0 and not (
+            recipe.bn_batch and (recipe.batch // count) % recipe.bn_batch
+        ):
+            return count
+    return 1
 
 
 def cell_bytes(arm: Arm) -> int:

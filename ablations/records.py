@@ -30,6 +30,16 @@ from ablations.errors import UserError
 #: Version of grid.json, cell.json and record.json. Readers refuse versions that they do not know.
 SCHEMA = 1
 
+#: What a finished cell's manifest vouches for.
+CELL_FILES = (
+    "cell.json",
+    "record.json",
+    "history.csv",
+    "model.keras",
+    "predictions.npz",
+    "fed.sha256",
+)
+
 HISTORY = (
     "epoch",
     "step",
@@ -59,6 +69,8 @@ class Arm:
         network: catalogue name it started from.
         recipe: fields of the arm's Recipe.
         parameters, macs, weighted_layers: from the plan.
+        exceptions: fields of the recipe that only this arm changes, declared by the grid.
+        reason: why.
         paper: the paper's number for this arm, or None: {"value": %, "note": …}.
     """
 
@@ -70,6 +82,8 @@ class Arm:
     parameters: int
     macs: int
     weighted_layers: int
+    exceptions: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
     paper: dict[str, Any] | None = None
 
 

@@ -21,36 +21,90 @@ from typing import Any
 
 from absl import flags
 
-from ablations import cli
+from ablations import cli, environment
 
-_GRID = flags.DEFINE_string("grid", None, "a built-in grid (--list shows them) or a .yaml file")
-_NET = flags.DEFINE_string("net", None, "one network of the zoo, e.g. resnet20, instead of a grid")
-_PRESET = flags.DEFINE_string("preset", "quick", "protocol: quick (a laptop, minutes)")
+#: Not absl's global flags: several commands must load in one process.
+FLAGS = flags.FlagValues()
+_GRID = flags.DEFINE_string(
+    "grid", None, "a built-in grid (--list shows them) or a .yaml file", flag_values=FLAGS
+)
+_NET = flags.DEFINE_string(
+    "net", None, "one network of the zoo, e.g. resnet20, instead of a grid", flag_values=FLAGS
+)
+_PRESET = flags.DEFINE_string(
+    "preset",
+    "quick",
+    "protocol: quick (a laptop, minutes), paper or paper-imagenet",
+    flag_values=FLAGS,
+)
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "fashion, cifar10, cifar100 or folder; default: the preset's"
+    "dataset",
+    None,
+    "fashion, cifar10, cifar100, imagenet or folder; default: the preset's",
+    flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "where the data are; folder: train/CLASS/* and test/CLASS/* or val/CLASS/*"
+    "data_dir",
+    None,
+    "where the data are; folder: train/CLASS/* and test/CLASS/* or val/CLASS/*",
+    flag_values=FLAGS,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "folder: resize the shorter side to this many pixels, crop the centre"
+    "image_size",
+    None,
+    "folder: resize the shorter side to this many pixels, crop the centre",
+    flag_values=FLAGS,
 )
 _SKIP_CORRUPT = flags.DEFINE_boolean(
-    "skip_corrupt", False, "folder: leave out images that cannot be read; the table says how many"
+    "skip_corrupt",
+    False,
+    "folder, imagenet: leave out images that cannot be read; the table says how many",
+    flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "directory of the run; default runs/<grid>")
-_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds, from 0; default 3")
-_SEED_LIST = flags.DEFINE_list("seed_list", None, "seeds by number, e.g. 3,4,5")
-_ONLY = flags.DEFINE_list("only", None, "train only these arms, e.g. A,B")
-_BASELINE = flags.DEFINE_string("baseline", None, "arm that the others are compared with")
-_EPOCHS = flags.DEFINE_integer("epochs", None, "passes over the training images")
-_JOBS = flags.DEFINE_integer("jobs", None, "cells side by side; default: by cores and memory")
+_OUT = flags.DEFINE_string(
+    "out", None, "directory of the run; default runs/<grid>", flag_values=FLAGS
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "number of seeds, from 0; default 3", flag_values=FLAGS
+)
+_SEED_LIST = flags.DEFINE_list("seed_list", None, "seeds by number, e.g. 3,4,5", flag_values=FLAGS)
+_ONLY = flags.DEFINE_list("only", None, "train only these arms, e.g. A,B", flag_values=FLAGS)
+_BASELINE = flags.DEFINE_string(
+    "baseline", None, "arm that the others are compared with", flag_values=FLAGS
+)
+_EPOCHS = flags.DEFINE_integer("epochs", None, "passes over the training images", flag_values=FLAGS)
+_JOBS = flags.DEFINE_integer(
+    "jobs", None, "cells side by side; default: by cores and memory", flag_values=FLAGS
+)
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "threads of a cell; part of its identity; default: cores / jobs"
+    "threads",
+    None,
+    "threads of a cell; part of its identity; default: cores / jobs",
+    flag_values=FLAGS,
 )
-_RETRY = flags.DEFINE_boolean("retry_failed", False, "train failed cells again")
-_LIST = flags.DEFINE_boolean("list", False, "list the grids and exit")
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "show what would be trained and exit")
+_DEVICES = flags.DEFINE_string(
+    "devices",
+    None,
+    "cpu, gpu, or GPUs by number, e.g. 0,1; default: all GPUs, else the processor",
+    flag_values=FLAGS,
+)
+_STRATEGY = flags.DEFINE_string(
+    "strategy",
+    None,
+    "mirrored (default on GPUs) or none (one device a cell, XLA on GPUs)",
+    flag_values=FLAGS,
+)
+_CPU_REPLICAS = flags.DEFINE_integer(
+    "cpu_replicas",
+    None,
+    "share each batch over so many logical devices of the processor",
+    flag_values=FLAGS,
+)
+_RETRY = flags.DEFINE_boolean("retry_failed", False, "train failed cells again", flag_values=FLAGS)
+_LIST = flags.DEFINE_boolean("list", False, "list the grids and exit", flag_values=FLAGS)
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "show what would be trained and exit", flag_values=FLAGS
+)
 
 
 def main() -> int:
@@ -77,6 +131,9 @@ def main() -> int:
         epochs=_EPOCHS.value,
         jobs=_JOBS.value,
         threads=_THREADS.value,
+        devices=_DEVICES.value,
+        strategy=_STRATEGY.value,
+        cpu_replicas=_CPU_REPLICAS.value,
     )
     if _DRY_RUN.value:
         print(_dry_run(planned))
@@ -152,25 +209,15 @@ def _dry_run(planned: Any) -> str:
     return "\n".join(lines)
 
 
-def version() -> str:
-    """Return the line that --version prints."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    import reszoo
-
-    found = [f"reszoo {reszoo.__version__}"]
-    for name in ("tensorflow", "keras"):
-        try:
-            found.append(f"{name} {installed(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
-
-
 def console() -> None:
     """Entry point of the console script."""
-    cli.run(main, doc=__doc__ or "", version=version, command="python -m ablations.run")
+    cli.run(
+        main,
+        doc=__doc__ or "",
+        version=environment.version_line,
+        command="python -m ablations.run",
+        flag_values=FLAGS,
+    )
 
 
 if __name__ == "__main__":

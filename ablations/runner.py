@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ablations import data, files, records, report
+from ablations import data, environment, files, records, report
 from ablations.errors import UserError
-from ablations.matrix import PlannedCell
+from ablations.matrix import PlannedCell, Platform
 from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
 from ablations.progress import Display, Running, Silent, Snapshot, display
 from ablations.recipes import Recipe
+from ablations.report import tensorboard
+from ablations.train import EXIT_DISK_FULL
 
 POLL_SECONDS = 0.2
 #: A cell without progress for this many times its epoch, and at least this long, is stopped.
@@ -44,6 +46,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     started: float
+    slot: str
     position: tuple[Any, ...] = ()
     moved: float = 0.0
 
@@ -63,7 +66,8 @@ def run_grid(
         retry_failed: train failed cells again; they are left alone otherwise.
         **options: net (a catalogue name instead of a grid), preset, dataset, data_dir, image_size
             (pixels), skip_corrupt, out (directory; default runs/<grid>), seeds (how many),
-            seed_list, only (names of arms), baseline, epochs, jobs, threads.
+            seed_list, only (names of arms), baseline, epochs, recipe (fields of the recipe to
+            replace), jobs, threads, devices, strategy, cpu_replicas.
 
     Returns:
         The run: arms, cells, curves. Failed cells are in it with state "failed".
@@ -85,6 +89,10 @@ def execute(planned: Plan, show_progress: bool = False, retry_failed: bool = Fal
     except files.Locked as error:
         raise UserError(f"{root} is in use by another runner: {error}") from None
     except OSError as error:
+        if error.errno in files.DISK_FULL:
+            raise Interrupted(
+                f"the disk of {root} is full; free some space, the same command continues"
+            ) from None
         where = Path(str(error.filename)).absolute()
         mine = root.absolute()
         if where.is_relative_to(mine) or mine.is_relative_to(where):
@@ -102,8 +110,11 @@ class _Runner:
         self.done = 0
         self.failed = 0
         self.stop = False
+        self.reason = "stopped"
         self.images_seconds = [0.0, 0.0]  # work done and the time it took, over all cells
         self.data_directory = self.root / "data"
+        self.free = list(planned.slots) or [""] * planned.jobs
+        self.launch = {"argv": sys.argv, "code": environment.code_state()}
 
     def run(self, show: Display) -> records.Run:
         files.write_json(self.root / "grid.json", self.plan.grid_json())
@@ -130,7 +141,8 @@ class _Runner:
         report.write(run)
         if self.stop:
             raise Interrupted(
-                f"{len(run.done())} of {len(run.cells)} cells are done; the same command continues"
+                f"{self.reason}; {len(run.done())} of {len(run.cells)} cells are done, the same "
+                "command continues"
             )
         if all(cell.state == "done" for cell in run.cells):
             shutil.rmtree(self.data_directory, ignore_errors=True)
@@ -162,25 +174,28 @@ class _Runner:
         for name in ("manifest.json", "failure.json"):
             (directory / name).unlink(missing_ok=True)
         path = directory / "cell.json"
+        slot = self.free.pop(0)
         content = {
             "schema": records.SCHEMA,
             "arm": cell.arm,
             "seed": cell.seed,
             "identity": cell.identity,
             "config": cell.config,
+            "launch": {**self.launch, "gpus": slot},
         }
         files.write_json(path, content)
+        self._session(cell, "running")
         log = open(directory / "log.txt", "ab")  # noqa: SIM115 - closed when the child ends
         process = subprocess.Popen(
             [sys.executable, "-m", "ablations.train", str(directory), str(self.data_directory)],
             stdin=subprocess.PIPE,  # closes when this process dies; the cell then ends
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(os.environ, self.plan.platform.threads),
+            env=child_environment(os.environ, self.plan.platform, slot, self.plan.jobs),
             start_new_session=True,  # Ctrl-C reaches this process only, which decides
         )
         now = time.monotonic()
-        self.children.append(_Child(cell, directory, process, log, now, moved=now))
+        self.children.append(_Child(cell, directory, process, log, now, slot, moved=now))
 
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
@@ -190,8 +205,10 @@ class _Runner:
             return
         child.log.close()
         self.children.remove(child)
+        self.free.append(child.slot)
         if code == 0:
             self.done += 1
+            self._session(child.cell, "done")
             record = files.read_json(child.directory / "record.json")["results"]
             self._learn(child.cell, record["train_seconds"])
             show.event(
@@ -200,7 +217,15 @@ class _Runner:
                 f"{len(self.plan.cells)})"
             )
             return
+        if code == EXIT_DISK_FULL:
+            self.stop = True
+            self.reason = (
+                f"the disk of {self.root} is full; free some space (log: "
+                f"{child.directory / 'log.txt'})"
+            )
+            return
         self.failed += 1
+        self._session(child.cell, "failed")
         failure = child.directory / "failure.json"
         if not failure.exists():
             reason = f"ended with exit code {code}"
@@ -214,6 +239,9 @@ class _Runner:
             f"{name} FAILED at step {problem['step']}: {problem['reason']} "
             f"(log: {child.directory / 'log.txt'})"
         )
+
+    def _session(self, cell: PlannedCell, state: str) -> None:
+        tensorboard.write_session(self.root, self.plan.arms, cell.arm, cell.seed, state)
 
     def _write_failure(self, child: _Child, reason: str) -> None:
         files.write_json(
@@ -303,19 +331,30 @@ def _end(child: _Child) -> None:
     child.log.close()
 
 
-def child_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return the environment of a cell: threads and devices are fixed before TensorFlow starts."""
+def child_environment(
+    base: Mapping[str, str], platform: Platform, slot: str, jobs: int
+) -> dict[str, str]:
+    """Return the environment of a cell: threads and devices are fixed before TensorFlow starts.
+
+    Args:
+        base: the runner's own.
+        platform: of the cell.
+        slot: the GPUs of this cell, as CUDA_VISIBLE_DEVICES takes them; "" on CPU.
+        jobs: cells side by side, which share the processor for decoding images.
+    """
     package_root = str(Path(__file__).resolve().parent.parent)
     path = base.get("PYTHONPATH")
     return {
         **base,
         "PYTHONPATH": f"{package_root}{os.pathsep}{path}" if path else package_root,
         "KERAS_BACKEND": "tensorflow",
-        "TF_NUM_INTRAOP_THREADS": str(threads),
-        "TF_NUM_INTEROP_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(platform.threads),
+        "TF_NUM_INTEROP_THREADS": str(platform.threads),
+        "OMP_NUM_THREADS": str(platform.threads),
         # On by default only on some processors; without it training is 1.3 to 3 times slower.
         "TF_ENABLE_ONEDNN_OPTS": base.get("TF_ENABLE_ONEDNN_OPTS", "1"),
         "TF_CPP_MIN_LOG_LEVEL": base.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "CUDA_VISIBLE_DEVICES": slot if platform.kind == "gpu" else "-1",
+        "ABLATIONS_WORKERS": str(max(1, environment.cpu_count() // jobs)),
     }

@@ -11,10 +11,17 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from ablations.data import EncodedImages, Images
+from ablations.data.encoded import map_threads, mean_view
+from ablations.data.views import DRAWS, test_view, train_view
 from ablations.recipes import Recipe
+
+#: Images decoded at once where a batch of un-augmented images is asked for.
+PLAIN_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -34,67 +41,160 @@ class Batch:
     digest: bytes
 
 
+class Source(Protocol):
+    """One part of a data set as float32 images in [0, 1], per-pixel mean subtracted."""
+
+    labels: np.ndarray
+
+    def augmented(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Return the views (len(rows), height, width, channels) of an epoch."""
+
+    def plain(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
+        """Return un-augmented views; `view` counts the test views of a photograph."""
+
+
+class PixelSource:
+    """Images in memory: crops of the zero-padded image and mirrors (sec. 4.2).
+
+    Args:
+        part: uint8 images and labels.
+        recipe: its flip and crop_padding.
+        seed: of the cell.
+        mean: float32 (height, width, channels).
+    """
+
+    def __init__(self, part: Images, recipe: Recipe, seed: int, mean: np.ndarray) -> None:
+        self.labels = part.labels
+        self._images = part.images
+        self._recipe = recipe
+        self._seed = seed
+        self._mean = mean
+        self._draws: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def augmented(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Return cropped and mirrored images."""
+        flip, crop = self._epoch(epoch)
+        images = self.plain(rows)
+        if self._recipe.crop_padding:
+            images = _crop(images, crop[rows], self._recipe.crop_padding)
+        if self._recipe.flip:
+            mirror = flip[rows]
+            images[mirror] = images[mirror, :, ::-1]
+        return images
+
+    def plain(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
+        """Return the images as they are; there is one view."""
+        return normalise(self._images[rows], self._mean)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        if epoch not in self._draws:
+            count = len(self.labels)
+            sides = 2 * self._recipe.crop_padding + 1
+            self._draws = {e: d for e, d in self._draws.items() if e == epoch - 1}
+            self._draws[epoch] = (
+                generator(self._seed, epoch, "flip").random(count) < 0.5,
+                generator(self._seed, epoch, "crop").integers(0, sides, (count, 2)),
+            )
+        return self._draws[epoch]
+
+
+class ViewSource:
+    """Encoded photographs, decoded when needed: ImageNet's views (sec. 3.4).
+
+    Args:
+        part: the images on disk and their labels.
+        seed: of the cell.
+        mean: float32 (224, 224, 3).
+        workers: threads that decode.
+    """
+
+    def __init__(self, part: EncodedImages, seed: int, mean: np.ndarray, workers: int) -> None:
+        self.labels = part.labels
+        self._part = part
+        self._seed = seed
+        self._mean = mean
+        self._workers = workers
+
+    def augmented(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Return scaled, cropped, mirrored and recoloured views."""
+
+        def view(row: int) -> np.ndarray:
+            draw = generator(self._seed, epoch, f"view/{row}")
+            draws = np.concatenate([draw.random(4), draw.standard_normal(len(DRAWS) - 4)])
+            return train_view(self._part.open(row), draws)
+
+        return self._stack(view, rows)
+
+    def plain(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
+        """Return one of the ten test views; 0 is the centre."""
+        return self._stack(lambda row: test_view(self._part.open(row), view), rows)
+
+    def _stack(self, function, rows: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
+        views = list(map_threads(function, [int(row) for row in rows], self._workers))
+        return np.stack(views) - self._mean
+
+
+def make_source(
+    part: Images | EncodedImages, recipe: Recipe, seed: int, mean: np.ndarray, workers: int = 1
+) -> Source:
+    """Return the source that fits a part of a data set."""
+    if isinstance(part, EncodedImages):
+        return ViewSource(part, seed, mean, workers)
+    return PixelSource(part, recipe, seed, mean)
+
+
 class Stream:
     """An endless, random-access stream of augmented batches.
 
     Args:
-        images: uint8 (n, height, width, channels).
-        labels: int32 (n,).
-        recipe: batch size and augmentation.
+        source: the training images.
+        recipe: batch size.
         seed: of the cell.
-        mean: float32 (height, width, channels), from `pixel_mean`.
     """
 
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, seed: int, mean: np.ndarray
-    ) -> None:
-        self._images = images
-        self._labels = labels
+    def __init__(self, source: Source, recipe: Recipe, seed: int) -> None:
+        self._source = source
         self._recipe = recipe
         self._seed = seed
-        self._mean = mean
-        self._draws: dict[int, dict[str, np.ndarray]] = {}
+        self._orders: dict[int, np.ndarray] = {}
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step."""
-        count = len(self._images)
+        count = len(self._source.labels)
         positions = np.arange(step * self._recipe.batch, (step + 1) * self._recipe.batch)
-        parts = []
         epochs = positions // count
+        images, labels = [], []
         for epoch in np.unique(epochs):
-            draws = self._epoch(int(epoch))
-            rows = draws["order"][positions[epochs == epoch] % count]
-            parts.append((rows, draws["flip"][rows], draws["crop"][rows]))
-        rows, flip, crop = (np.concatenate(column) for column in zip(*parts, strict=True))
-        images = normalise(self._images[rows], self._mean)
-        if self._recipe.crop_padding:
-            images = _crop(images, crop, self._recipe.crop_padding)
-        if self._recipe.flip:
-            images[flip] = images[flip, :, ::-1]
-        labels = self._labels[rows]
-        digest = hashlib.sha256(images.data)
-        digest.update(labels.data)
-        return Batch(step, images, labels, digest.digest())
+            rows = self._order(int(epoch))[positions[epochs == epoch] % count]
+            images.append(self._source.augmented(int(epoch), rows))
+            labels.append(self._source.labels[rows])
+        x = images[0] if len(images) == 1 else np.concatenate(images)
+        y = np.concatenate(labels)
+        digest = hashlib.sha256(np.ascontiguousarray(x).data)
+        digest.update(y.data)
+        return Batch(step, x, y, digest.digest())
 
     def batches(self, first: int, stop: int, ahead: int = 4) -> Iterator[Batch]:
         """Yield the batches of steps first … stop - 1, prepared by a thread `ahead` of use."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
         closed = threading.Event()
 
+        def put(item: Batch | BaseException) -> bool:
+            while not closed.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
         def work() -> None:
             try:
                 for step in range(first, stop):
-                    batch = self.batch(step)
-                    while not closed.is_set():
-                        try:
-                            ready.put(batch, timeout=0.2)
-                            break
-                        except queue.Full:
-                            continue
-                    if closed.is_set():
+                    if not put(self.batch(step)):
                         return
             except BaseException as error:  # handed to the consumer, which raises it
-                ready.put(error)
+                put(error)
 
         threading.Thread(target=work, daemon=True, name="stream").start()
         try:
@@ -106,26 +206,35 @@ class Stream:
         finally:
             closed.set()
 
-    def _epoch(self, epoch: int) -> dict[str, np.ndarray]:
-        if epoch not in self._draws:
-            count = len(self._images)
-            sides = 2 * self._recipe.crop_padding + 1
-            self._draws = {e: d for e, d in self._draws.items() if e == epoch - 1}
-            self._draws[epoch] = {
-                "order": _generator(self._seed, epoch, "order").permutation(count),
-                "flip": _generator(self._seed, epoch, "flip").random(count) < 0.5,
-                "crop": _generator(self._seed, epoch, "crop").integers(0, sides, (count, 2)),
-            }
-        return self._draws[epoch]
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            order = generator(self._seed, epoch, "order").permutation(len(self._source.labels))
+            self._orders[epoch] = order
+        return self._orders[epoch]
 
 
-def _generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
+def plain_batches(source: Source, size: int = PLAIN_BATCH, view: int = 0) -> Iterator[np.ndarray]:
+    """Yield all images of a source un-augmented, in order, `size` at a time."""
+    for start in range(0, len(source.labels), size):
+        yield source.plain(np.arange(start, min(start + size, len(source.labels))), view)
+
+
+def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
+    """Return the random generator that belongs to a seed, an epoch and a purpose."""
     key = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
+def training_mean(part: Images | EncodedImages, recipe: Recipe, workers: int = 1) -> np.ndarray:
+    """Return the per-pixel mean of a training set, float32 (height, width, channels), in [0, 1]."""
+    if isinstance(part, EncodedImages):
+        return mean_view(part, recipe.mean_images or len(part), threads=workers)
+    return pixel_mean(part.images)
+
+
 def pixel_mean(images: np.ndarray) -> np.ndarray:
-    """Return the per-pixel mean of a training set, scaled to [0, 1], float32 (h, w, c)."""
+    """Return the per-pixel mean of uint8 images, scaled to [0, 1], float32 (h, w, c)."""
     total = np.zeros(images.shape[1:], np.float64)
     for start in range(0, len(images), 4096):  # an int64 sum of uint8 is exact
         total += images[start : start + 4096].sum(axis=0, dtype=np.int64)

@@ -7,16 +7,8 @@ import re
 from typing import Any
 
 from reszoo.errors import SpecError, unknown
-from reszoo.specs import ResNetSpec, merge
+from reszoo.specs import IMAGENET_DEPTHS, ResNetSpec, merge
 
-# Table 1 of the paper: block type and blocks a stage (conv2_x … conv5_x).
-_IMAGENET = {
-    18: ("basic", (2, 2, 2, 2)),
-    34: ("basic", (3, 4, 6, 3)),
-    50: ("bottleneck", (3, 4, 6, 3)),
-    101: ("bottleneck", (3, 4, 23, 3)),
-    152: ("bottleneck", (3, 8, 36, 3)),
-}
 # Sec. 4.2: 6n+2 layers.
 _CIFAR = (20, 32, 44, 56, 110, 1202)
 
@@ -24,16 +16,17 @@ _CIFAR = (20, 32, 44, 56, 110, 1202)
 def _paper_networks() -> dict[str, dict[str, Any]]:
     networks: dict[str, dict[str, Any]] = {}
     for family, shortcut in (("resnet", None), ("plain", "none")):
-        for depth, (block, depths) in _IMAGENET.items():
-            networks[f"{family}{depth}"] = {
-                "stem": "imagenet",
-                "block": block,
-                "depths": depths,
-                "widths": (64, 128, 256, 512),
-                "shortcut": shortcut,
-                "classes": 1000,
-                "input_shape": (224, 224, 3),
-            }
+        for block, table in IMAGENET_DEPTHS.items():
+            for depth, depths in table.items():
+                networks[f"{family}{depth}"] = {
+                    "stem": "imagenet",
+                    "block": block,
+                    "depths": depths,
+                    "widths": (64, 128, 256, 512),
+                    "shortcut": shortcut,
+                    "classes": 1000,
+                    "input_shape": (224, 224, 3),
+                }
         for depth in _CIFAR:
             networks[f"{family}{depth}"] = {
                 "stem": "cifar",
@@ -76,8 +69,8 @@ def spec(network: str | ResNetSpec, **overrides: Any) -> ResNetSpec:
 
     Args:
         network: a name (`names()` lists them) or a ResNetSpec to start from.
-        **overrides: fields of ResNetSpec; also the derived `depth` (CIFAR nets: 6n+2) and `width`
-            (channels of the first stage; the others scale with it).
+        **overrides: fields of ResNetSpec; also the derived `depth` (see ResNetSpec.replace) and
+            `width` (channels of the first stage; the others scale with it).
 
     Raises:
         SpecError: the name, a field or the combination is not possible.

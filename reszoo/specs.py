@@ -24,6 +24,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 #: Weighted layers inside one block, as the paper counts them (projections not).
 BLOCK_LAYERS = {"basic": 2, "bottleneck": 3}
 
+#: Table 1 of the paper: block -> depth -> blocks a stage (conv2_x … conv5_x).
+IMAGENET_DEPTHS = {
+    "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+    "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetSpec:
@@ -175,7 +181,8 @@ class ResNetSpec:
         """Return a copy with fields replaced; also takes the derived `depth` and `width`.
 
         Args:
-            depth: weighted layers; CIFAR nets only: 6n+2 (basic) or 9n+2 (bottleneck).
+            depth: weighted layers: 6n+2 (basic) or 9n+2 (bottleneck) of CIFAR nets; of ImageNet
+                nets those of Table 1.
             width: channels of the first stage; the stem and the later stages scale with it.
             **overrides: fields of the spec.
 
@@ -209,13 +216,16 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tuple[int, ...]:
     if clash:
         raise SpecError("give depth or depths, not both")
-    if values["stem"] != "cifar":
-        raise SpecError(
-            f"depth={depth} is derived for CIFAR nets only; "
-            "an ImageNet net's depth is part of its name (resnet18 … resnet152), or give depths="
-        )
     if values["block"] not in BLOCK_LAYERS:
         raise SpecError(unknown("block", values["block"], BLOCK_LAYERS))
+    if values["stem"] != "cifar":
+        table = IMAGENET_DEPTHS[values["block"]]
+        if depth not in table:
+            raise SpecError(
+                f"an ImageNet net with {values['block']} blocks has {' or '.join(map(str, table))} "
+                f"layers (Table 1), not {depth!r}; other depths by depths="
+            )
+        return table[depth]  # type: ignore[index]
     stages = len(values["widths"])
     per_block = BLOCK_LAYERS[values["block"]] * stages
     if not _is_int(depth) or depth < per_block + 2 or (depth - 2) % per_block:  # type: ignore[operator]

@@ -14,7 +14,7 @@ import ablations
 from ablations import data, records
 from ablations.audit import audit
 from ablations.recipes import Recipe
-from ablations.stream import Stream, pixel_mean
+from ablations.stream import Stream, make_source, pixel_mean
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def feed_again(images: Path, seed: int, plant) -> list[str]:
     mean = pixel_mean(pixels)
     plant(pixels, labels)
     recipe = Recipe.from_dict({**ablations.recipe("quick").to_dict(), "epochs": 8})
-    stream = Stream(pixels, labels, recipe, seed, mean)
+    stream = Stream(make_source(data.Images(pixels, labels), recipe, seed, mean), recipe, seed)
     return [stream.batch(step).digest.hex() for step in range(recipe.steps(len(labels)))]
 
 
@@ -87,9 +87,8 @@ def test_two_swapped_samples(copy: Path, images: Path) -> None:
     """The same images with the same labels in another order, from the second step on."""
     digests = feed_again(images, 0, lambda pixels, labels: None)
     train = data.load("folder", images).train
-    stream = Stream(
-        train.images, train.labels, ablations.recipe("quick", epochs=8), 0, pixel_mean(train.images)
-    )
+    recipe = ablations.recipe("quick", epochs=8)
+    stream = Stream(make_source(train, recipe, 0, pixel_mean(train.images)), recipe, 0)
     batch = stream.batch(1)
     order = np.arange(len(batch.labels))
     one, two = 0, int(np.flatnonzero(batch.labels != batch.labels[0])[0])

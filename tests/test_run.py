@@ -41,12 +41,12 @@ def copy(tiny_run: Path, tmp_path: Path) -> Path:
 
 def test_cells_leave_their_files_and_nothing_else(tiny_run: Path) -> None:
     cell = tiny_run / "cells" / "A" / "seed1"
-    assert {p.name for p in cell.iterdir()} == {
+    assert {p.name for p in cell.iterdir() if "tfevents" not in p.name} == {
         "cell.json", "record.json", "history.csv", "model.keras", "predictions.npz", "fed.sha256",
         "log.txt", "manifest.json", ".lock",
     }  # fmt: skip
     assert {p.name for p in tiny_run.iterdir()} == {
-        "grid.json", "table.md", "table.csv", "cells.csv", "cells", ".lock",
+        "grid.json", "table.md", "table.csv", "cells.csv", "cells", "_summary", ".lock",
     }  # fmt: skip
 
 
@@ -124,7 +124,11 @@ def test_paper_numbers_are_the_paper_s(tmp_path: Path) -> None:
         "plain": 28.54, "A": 25.03, "B": 24.52, "C": 24.19,
     }  # fmt: skip
     table_6 = {"residual-20": 8.75, "residual-32": 7.51, "residual-44": 7.17, "residual-56": 6.97}
-    assert grids.load("depth").paper["values"] == table_6
+    # "6.61 ± 0.16", the mean of five runs; the table's own 6.43 is the best of them.
+    assert grids.load("depth", "paper").paper["values"] == table_6 | {"residual-110": 6.61}
+    assert grids.load("degradation", "paper-imagenet").paper["values"] == {  # Table 2
+        "plain-18": 27.94, "plain-34": 28.54, "residual-18": 27.88, "residual-34": 25.03,
+    }  # fmt: skip
     degradation = grids.load("degradation")
     assert degradation.paper["values"] == {k: table_6[k] for k in ("residual-20", "residual-56")}
     assert [arm.spec for arm in degradation.arms] == [
@@ -189,7 +193,7 @@ def test_a_damaged_result_is_named_and_not_counted(copy: Path, tiny_grid, images
         "--grid", tiny_grid, "--data_dir", images, "--seeds", 2, "--epochs", 8, "--out", copy,
         cwd=copy,
     )  # fmt: skip
-    assert outcome.returncode == 3 and "predictions.npz has changed" in outcome.stdout
+    assert outcome.returncode == 3 and "predictions.npz has changed" in outcome.stderr
 
 
 def start(grid: Path, images: Path, out: Path, *more) -> subprocess.Popen:

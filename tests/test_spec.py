@@ -42,6 +42,8 @@ def test_derived_overrides() -> None:
     assert reszoo.spec("resnet20", depth=110) == reszoo.spec("resnet110")
     narrow = reszoo.spec("resnet20", width=8)
     assert (narrow.stem_width, narrow.widths) == (8, (8, 16, 32))
+    assert reszoo.spec("resnet18", depth=34) == reszoo.spec("resnet34")
+    assert reszoo.spec("plain50", depth=101) == reszoo.spec("plain101")
     assert reszoo.spec("resnet20", depth=29, block="bottleneck").depths == (3, 3, 3)
     assert reszoo.spec(reszoo.spec("resnet20"), depth=56) == reszoo.spec("resnet56")
 
@@ -54,7 +56,7 @@ def test_derived_overrides() -> None:
         ("resnet20", {"shortct": "B"}, 'did you mean "shortcut"?'),
         ("resnet20", {"depth": 9}, "6n+2, not 9; nearest: 8 and 14"),
         ("resnet20", {"depth": 8, "block": "bottleneck"}, "9n+2, not 8"),
-        ("resnet34", {"depth": 50}, "CIFAR nets only"),
+        ("resnet34", {"depth": 50}, "basic blocks has 18 or 34 layers (Table 1), not 50"),
         ("resnet20", {"width": 0}, "width takes a positive integer"),
         ("resnet20", {"width": 8, "widths": (8, 16, 32)}, "not both"),
         ("resnet20", {"depths": (1, 1)}, "one entry a stage"),

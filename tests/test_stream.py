@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from ablations.data import Images
 from ablations.recipes import Recipe
-from ablations.stream import Stream, normalise, pixel_mean
+from ablations.stream import PixelSource, Stream, normalise, pixel_mean
 
 COUNT, SIZE = 50, 6
 RECIPE = Recipe(name="test", batch=8, epochs=3, flip=False)
@@ -25,7 +26,10 @@ def coded(count: int = COUNT) -> tuple[np.ndarray, np.ndarray]:
 
 def stream(recipe: Recipe = RECIPE, seed: int = 0, mean: float = 0.0) -> Stream:
     images, labels = coded()
-    return Stream(images, labels, recipe, seed, np.full((SIZE, SIZE, 3), mean, np.float32))
+    source = PixelSource(
+        Images(images, labels), recipe, seed, np.full((SIZE, SIZE, 3), mean, np.float32)
+    )
+    return Stream(source, recipe, seed)
 
 
 def pixels(batch) -> np.ndarray:
@@ -116,6 +120,7 @@ def test_pixel_mean_and_normalise() -> None:
 
 def test_errors_of_the_reading_thread_reach_the_caller() -> None:
     broken = stream()
-    broken._labels = broken._labels[:3]
+    broken._source.labels = broken._source.labels[:3]
+    broken._source._images = broken._source._images[:2]
     with pytest.raises(IndexError):
         list(broken.batches(0, 5))

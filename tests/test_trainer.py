@@ -85,10 +85,10 @@ def test_population_statistics_of_one_batch_reproduce_training_mode() -> None:
     np.testing.assert_allclose(trainer.model(images, training=False), training, atol=2e-4)
 
 
-REPLICAS = """
+REPLICAS = f"""
 import sys
 import numpy as np
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_trainer import BATCH, RECIPE, feed, spec
 from ablations.trainer import Trainer, make_strategy
 
@@ -118,7 +118,7 @@ if case in ("two", "sub-batch"):
         trainer.population_statistics([x for x, _ in feed(6)])
     arrays |= {{"p/" + k: v for k, v in trainer.tensors().items()}}
 np.savez(out, losses=losses, **arrays)
-""".format(tests=str(Path(__file__).parent))
+"""
 
 
 @pytest.fixture(scope="module")

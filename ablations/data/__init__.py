@@ -1,5 +1,6 @@
 """Data sources: name -> two parts of uint8 images with labels, class names and a content digest.
 
+ImageNet's parts are an index of encoded images instead, which stay where they are (EncodedDataset).
 `load` reads a source, `save` writes prepared arrays once, `open_saved` maps them in any number of
 processes. Every bad input raises DataError, whose message is one line. Nothing is downloaded and
 TensorFlow is never imported.
@@ -10,8 +11,9 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from ablations.data import cifar, fashion, folder
+from ablations.data import cifar, fashion, folder, imagenet
 from ablations.data.base import DataError, Dataset, Images, content_digest
+from ablations.data.encoded import EncodedDataset, EncodedImages
 from ablations.data.saved import open_saved, save
 from reszoo.errors import unknown
 
@@ -19,6 +21,8 @@ __all__ = [
     "SOURCES",
     "DataError",
     "Dataset",
+    "EncodedDataset",
+    "EncodedImages",
     "Images",
     "content_digest",
     "load",
@@ -26,7 +30,7 @@ __all__ = [
     "save",
 ]
 
-SOURCES: tuple[str, ...] = ("fashion", "cifar10", "cifar100", "folder")
+SOURCES: tuple[str, ...] = ("fashion", "cifar10", "cifar100", "folder", "imagenet")
 """Names that `load` takes."""
 
 
@@ -37,14 +41,16 @@ def load(
     image_size: int | None = None,
     skip_corrupt: bool = False,
 ) -> Dataset:
-    """Read a source into memory.
+    """Read a source into memory; "imagenet": return an EncodedDataset, whose images stay on disk.
 
     name: one of SOURCES.
     data_dir: "folder": required, holds train/<class>/ and test/<class>/ (or val/<class>/).
         "cifar10", "cifar100": holds the original files or their archive's folder; None looks in
-        the cache of keras.datasets. "fashion": must be None, the slice ships with the package.
+        the cache of keras.datasets. "imagenet": required, holds the unpacked archives' class
+        folders or a prepared tfds set. "fashion": must be None, the slice ships with the package.
     image_size: "folder" only, pixels: shorter side resized to this, then the centre square.
-    skip_corrupt: "folder" only (no effect elsewhere): leave undecodable images out, with a note.
+    skip_corrupt: "folder" and "imagenet" (no effect elsewhere): leave undecodable images out, with
+        a note.
 
     Raises DataError (one line) for everything that is missing, damaged or does not fit.
     """
@@ -55,6 +61,8 @@ def load(
         return folder.load(directory, image_size, skip_corrupt)
     if image_size is not None:
         raise DataError(f"{name}: --image_size resizes only the folder source's images; leave it")
+    if name == "imagenet":
+        return imagenet.load(directory, skip_corrupt)
     if name == "fashion":
         if directory is not None:
             raise DataError(

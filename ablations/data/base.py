@@ -54,6 +54,11 @@ class Dataset:
     digest: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what a network sees."""
+        return tuple(self.train.images.shape[1:])  # type: ignore[return-value]
+
 
 def content_digest(train: Images, test: Images, class_names: Sequence[str]) -> str:
     """SHA-256 over class names, then for each part shapes, dtypes, images and labels (C order)."""

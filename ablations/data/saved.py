@@ -5,6 +5,9 @@
     DIR/train_labels.npy    int32 (n,)
     DIR/test_images.npy, DIR/test_labels.npy
 
+An EncodedDataset is saved as its index: instead of images the arrays that encoded.ARRAYS lists,
+and in meta.json "roots", the directories that hold the two parts' files, which stay where they are.
+
 Written to a temporary directory beside DIR, flushed to the disk and renamed, so DIR is whole or
 absent.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -23,11 +27,20 @@ from typing import Any
 
 import numpy as np
 
+from ablations import files
 from ablations.data.base import DataError, Dataset, Images, content_digest, make_dataset
+from ablations.data.encoded import (
+    ARRAYS,
+    EncodedDataset,
+    EncodedImages,
+    encoded_digest,
+    make_encoded,
+)
 
 FORMAT = "ablations-dataset-1"
 _DTYPES: dict[str, np.dtype[Any]] = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int32)}
-_ARRAYS = tuple((part, kind) for part in ("train", "test") for kind in _DTYPES)
+_ALL = {**_DTYPES, **ARRAYS}
+_PARTS = ("train", "test")
 _AGAIN = "delete the directory and prepare it again"
 
 
@@ -36,7 +49,7 @@ def save(dataset: Dataset, directory: str | os.PathLike[str]) -> Path:
 
     A copy of other content, or a damaged one, is replaced; processes that have it mapped keep
     what they have. Raises DataError if `directory` is something else than a saved data set, or
-    cannot be written.
+    cannot be written; OSError if the disk is full.
     """
     target = Path(os.path.abspath(directory))
     try:
@@ -52,6 +65,8 @@ def save(dataset: Dataset, directory: str | os.PathLike[str]) -> Path:
                     _replace(temporary, target)
         _fsync_directory(target.parent)
     except OSError as error:
+        if error.errno in files.DISK_FULL:
+            raise  # no mistake in the data; the caller says what to do
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target
 
@@ -65,17 +80,26 @@ def open_saved(directory: str | os.PathLike[str], *, verify: bool = True) -> Dat
     root = Path(directory)
     meta = _read_meta(root)
     try:
-        arrays = {
-            (part, kind): _map_array(root, part, kind, meta["arrays"]) for part, kind in _ARRAYS
-        }
-        train, test = (Images(arrays[p, "images"], arrays[p, "labels"]) for p in ("train", "test"))
+        train, test = (
+            {kind: _map_array(root, part, kind, meta["arrays"]) for kind in _dtypes(meta)}
+            for part in _PARTS
+        )
         names, notes = [str(n) for n in meta["class_names"]], [str(n) for n in meta["notes"]]
         name, title, digest = (str(meta[key]) for key in ("name", "title", "digest"))
-    except (KeyError, TypeError) as error:
+        roots = [str(path) for path in meta.get("roots", ())]
+        parts: Any = (
+            (EncodedImages(roots[0], **train), EncodedImages(roots[1], **test))
+            if roots
+            else (Images(**train), Images(**test))
+        )
+    except (KeyError, TypeError, IndexError) as error:
         raise DataError(f"{root / 'meta.json'}: incomplete ({error}); {_AGAIN}") from error
-    if verify and content_digest(train, test, names) != digest:
+    digest_of: Any = encoded_digest if roots else content_digest
+    make: Any = make_encoded if roots else make_dataset
+    if verify and digest_of(*parts, names) != digest:
         raise DataError(f"{_damaged_file(root, meta)}: content is not what was saved; {_AGAIN}")
-    return make_dataset(name, title, train, test, names, notes, digest)
+    dataset: Dataset = make(name, title, *parts, names, notes, digest)
+    return dataset
 
 
 def _array_file(part: str, kind: str) -> str:
@@ -95,6 +119,11 @@ def _read_meta(root: Path) -> dict[str, Any]:
     return meta
 
 
+def _dtypes(meta: dict[str, Any]) -> dict[str, np.dtype[Any]]:
+    """The arrays of each part of this kind of data set, and their types."""
+    return ARRAYS if "roots" in meta else _DTYPES
+
+
 def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> Any:
     file = _array_file(part, kind)
     path = root / file
@@ -105,9 +134,9 @@ def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> An
         raise DataError(f"{path}: cannot be mapped ({reason}); {_AGAIN}") from error
     if not isinstance(array, np.memmap):
         raise DataError(f"{path}: not a plain .npy file; {_AGAIN}")
-    if list(array.shape) != declared[file]["shape"] or array.dtype != _DTYPES[kind]:
+    if list(array.shape) != declared[file]["shape"] or array.dtype != _ALL[kind]:
         raise DataError(
-            f"{path}: {array.dtype} {array.shape}, but {_DTYPES[kind]} {declared[file]['shape']} "
+            f"{path}: {array.dtype} {array.shape}, but {_ALL[kind]} {declared[file]['shape']} "
             f"was saved; {_AGAIN}"
         )
     return array
@@ -115,7 +144,7 @@ def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> An
 
 def _damaged_file(root: Path, meta: dict[str, Any]) -> Path:
     """The first array file whose own SHA-256 differs; meta.json if none does."""
-    for part, kind in _ARRAYS:
+    for part, kind in itertools.product(_PARTS, _dtypes(meta)):
         file = _array_file(part, kind)
         if _sha256(root / file) != meta["arrays"][file].get("sha256"):
             return root / file
@@ -143,16 +172,28 @@ def _holds(target: Path, dataset: Dataset) -> bool:
 
 
 def _description(dataset: Dataset) -> tuple[object, ...]:
-    return dataset.name, dataset.title, dataset.class_names, dataset.notes, dataset.digest
+    described = dataset.name, dataset.title, dataset.class_names, dataset.notes, dataset.digest
+    return *described, *_roots(dataset)  # the digest is the same wherever the files are
+
+
+def _roots(dataset: Dataset) -> list[str]:
+    """The directories of the parts' files; none if the images are in memory."""
+    return [dataset.train.root, dataset.test.root] if isinstance(dataset, EncodedDataset) else []
 
 
 def _write(dataset: Dataset, directory: Path) -> None:
     declared = {}
-    for part, kind in _ARRAYS:
+    roots = _roots(dataset)
+    for part, kind in itertools.product(_PARTS, ARRAYS if roots else _DTYPES):
         array = getattr(getattr(dataset, part), kind)
         path = directory / _array_file(part, kind)
         with path.open("wb") as stream:
-            np.save(stream, np.asarray(array, dtype=_DTYPES[kind]), allow_pickle=False)
+            content = np.ascontiguousarray(array, dtype=_ALL[kind])
+            # np.save gives a full disk no errno: write the header by numpy, the bytes ourselves.
+            np.lib.format.write_array_header_1_0(
+                stream, np.lib.format.header_data_from_array_1_0(content)
+            )
+            stream.write(content.data)
             stream.flush()
             os.fsync(stream.fileno())
         declared[path.name] = {"shape": list(array.shape), "sha256": _sha256(path)}
@@ -164,6 +205,7 @@ def _write(dataset: Dataset, directory: Path) -> None:
         "notes": dataset.notes,
         "digest": dataset.digest,
         "arrays": declared,
+        **({"roots": roots} if roots else {}),
     }
     with (directory / "meta.json").open("w", encoding="utf-8") as text:
         json.dump(meta, text, indent=1)

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+import reszoo
 from ablations.errors import UserError
 from ablations.recipes import Recipe
+from reszoo.catalog import VGG
 from reszoo.errors import unknown
 from reszoo.specs import ResNetSpec
 
@@ -30,12 +32,17 @@ class GridError(UserError):
 
 @dataclass(frozen=True)
 class Level:
-    """One arm before its network and recipe are resolved: a name and what it changes."""
+    """One arm before its network and recipe are resolved: a name and what it changes.
+
+    `exceptions` are fields of the recipe that the preset changes for this arm alone, with a reason.
+    """
 
     name: str
     factors: dict[str, Any]
     spec: dict[str, Any]
     recipe: dict[str, Any]
+    exceptions: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Grid:
         network: catalogue name that every arm starts from.
         spec: overrides that every arm shares.
         recipe: name of the recipe that every arm starts from.
+        recipe_fields: fields of it that the preset replaces.
         dataset: name of the data set.
         arms: names and changes.
         baseline: name of the arm that the others are compared with.
@@ -63,6 +71,7 @@ class Grid:
     network: str
     spec: dict[str, Any]
     recipe: str
+    recipe_fields: dict[str, Any]
     dataset: str
     arms: tuple[Level, ...]
     baseline: str
@@ -96,10 +105,21 @@ def presets(name: str) -> list[str]:
 
 
 def single(network: str, preset: str = "quick") -> Grid:
-    """Return the grid of one arm that trains a catalogue network as it stands."""
-    recipe, dataset = {"quick": ("quick", "fashion")}.get(preset, ("", ""))
-    if not recipe:
-        raise GridError(unknown("preset", preset, ["quick"]))
+    """Return the grid of one arm that trains a catalogue network as it stands.
+
+    Raises:
+        GridError: the preset does not exist.
+        SpecError: the network does not exist.
+    """
+    if preset not in ("quick", "paper"):
+        raise GridError(unknown("preset", preset, ["quick", "paper"]))
+    stem = "imagenet" if network in VGG else reszoo.spec(network).stem
+    recipe, dataset = "quick", "fashion"
+    if preset == "paper":
+        recipe, dataset = f"paper-{'imagenet' if stem == 'imagenet' else 'cifar'}", stem
+        dataset = "imagenet" if stem == "imagenet" else "cifar10"
+        if network == "resnet110":
+            recipe = "paper-cifar-warmup"
     return Grid(
         name=network,
         preset=preset,
@@ -109,6 +129,7 @@ def single(network: str, preset: str = "quick") -> Grid:
         network=network,
         spec={},
         recipe=recipe,
+        recipe_fields={},
         dataset=dataset,
         arms=(Level(network, {}, {}, {}),),
         baseline=network,
@@ -139,7 +160,8 @@ def _parse(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
     if missing:
         raise GridError(f"grid {where}, preset {preset}: {', '.join(missing)} missing")
     network, recipe, dataset = (base.pop(key) for key in _PRESET_KEYS)
-    factors = content.get("factors", {})
+    only_here = base.pop("arms", {})
+    factors = {**content.get("factors", {}), **base.pop("factors", {})}
     if not isinstance(factors, dict) or not factors:
         raise GridError(f"grid {where}: factors is a mapping of a field to its levels")
     labels = content.get("labels", {})
@@ -150,7 +172,14 @@ def _parse(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
         parts = [labels.get(f, {}).get(_label(v), _label(v)) for f, v in combination.items()]
         spec = {f: v for f, v in combination.items() if not f.startswith("recipe.")}
         changes = {f[7:]: v for f, v in combination.items() if f.startswith("recipe.")}
-        arms.append(Level("-".join(parts), combination, spec, changes))
+        name_of_arm = "-".join(parts)
+        special = dict(only_here.pop(name_of_arm, {}))
+        reason = special.pop("why", "")
+        exceptions = {f[7:]: parse(f, v) for f, v in special.items()}
+        arms.append(Level(name_of_arm, combination, spec, changes, exceptions, reason))
+    if only_here:
+        problem = unknown("arm", next(iter(only_here)), [arm.name for arm in arms])
+        raise GridError(f"grid {where}, preset {preset}: {problem}")
     arm_names = [arm.name for arm in arms]
     for arm in arm_names:
         if not re.fullmatch(r"[\w.+=-]+", arm) or arm.startswith("."):
@@ -161,20 +190,21 @@ def _parse(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
     doubled = {arm for arm in arm_names if arm_names.count(arm) > 1}
     if doubled:
         raise GridError(f'grid {where}: two arms are called "{doubled.pop()}"')
-    baseline = content.get("baseline", arm_names[0])
+    baseline = base.pop("baseline", content.get("baseline", arm_names[0]))
     if baseline not in arm_names:
         raise GridError(f"grid {where}: baseline: {unknown('arm', baseline, arm_names)}")
-    paper = dict(content.get("paper", {}))
+    paper = dict(base.pop("paper", content.get("paper", {})))
     paper["values"] = {arm: float(v) for arm, v in paper.get("values", {}).items()}
     return Grid(
         name=name,
         preset=preset,
-        title=content.get("title", name),
-        reproduces=content.get("reproduces", ""),
+        title=base.pop("title", content.get("title", name)),
+        reproduces=base.pop("reproduces", content.get("reproduces", "")),
         expect=content.get("expect", ""),
         network=network,
-        spec={key: parse(key, text) for key, text in base.items()},
+        spec={k: parse(k, text) for k, text in base.items() if not k.startswith("recipe.")},
         recipe=recipe,
+        recipe_fields={k[7:]: parse(k, v) for k, v in base.items() if k.startswith("recipe.")},
         dataset=dataset,
         arms=tuple(arms),
         baseline=baseline,

@@ -142,12 +142,31 @@ def _caption(run: Run) -> list[str]:
             "simultaneous). None for n ≤ 2."
         )
     text += [f"Data note: {note}." for note in grid["data"]["notes"]]
-    platform = grid["platform"]
+    platform, recipe = grid["platform"], arms[0].recipe
+    strategy = platform["strategy"]
+    if strategy == "mirrored":
+        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
     text.append(
         f"Machine: {platform['device']}, {platform['threads']} thread"
         f"{'s' if platform['threads'] > 1 else ''} a cell, up to {grid['jobs']} cells side by "
-        f"side, strategy {platform['strategy']}. Images/s: training steps only. Wall: whole cell."
+        f"side, strategy {strategy}{' with XLA' if platform['xla'] else ''}. Images/s: training "
+        "steps only. Wall: whole cell."
     )
+    if platform["replicas"] != recipe["replicas"]:
+        same = (
+            f"BN takes its statistics over groups of {recipe['bn_batch']} images all the same"
+            if recipe["bn_batch"]
+            else "BN sees larger batches than under the recipe's own protocol"
+        )
+        text.append(
+            f"The recipe names {recipe['replicas']} replicas; {platform['replicas']} shared each "
+            f"batch here; {same}."
+        )
+    if recipe["statistics"] == "population":
+        text.append(
+            "BN at test time: population statistics (mean of per-batch moments over the training "
+            "images, taken after training). Curves during training use moving averages."
+        )
     return text
 
 
