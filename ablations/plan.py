@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations import data, devices, environment, files, grids, matrix, records
+from ablations import data, environment, files, grids, matrix, records
+from ablations.devices import Hardware, choose
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
 from ablations.recipes import Recipe
@@ -42,6 +43,7 @@ class Plan:
         platform: part of every cell's identity.
         jobs: cells side by side.
         slots: CUDA_VISIBLE_DEVICES of each cell side by side; empty on CPU.
+        driver: version of the GPUs' driver, or "".
         directory: of the run.
         baseline: arm that the others are compared with.
     """
@@ -54,6 +56,7 @@ class Plan:
     platform: Platform
     jobs: int
     slots: list[str]
+    driver: str
     directory: Path
     baseline: str
 
@@ -169,8 +172,9 @@ def plan(
     arms = matrix.arms(chosen, loaded.image_shape, len(loaded.class_names), overrides)
     all_seeds = sorted({*wanted_seeds, *(old["seeds"] if old else [])})
     count = len(wanted_seeds) * len(only or arm_names)
+    hardware = choose("cpu" if cpu_replicas else devices)
     platform, side_by_side, slots = _place(
-        arms, count, old, jobs, threads, devices, strategy, cpu_replicas
+        hardware, arms, count, old, jobs, threads, strategy, cpu_replicas
     )
     cells = [
         cell
@@ -186,6 +190,7 @@ def plan(
         platform,
         side_by_side,
         slots,
+        hardware.gpus[0].driver if hardware.gpus else "",
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
     )
@@ -262,12 +267,12 @@ def _any_config(
 
 
 def _place(
+    hardware: Hardware,
     arms: list[Arm],
     cells: int,
     old: dict[str, Any] | None,
     jobs: int | None,
     threads: int | None,
-    wanted_devices: str | None,
     strategy: str | None,
     cpu_replicas: int | None,
 ) -> tuple[Platform, int, list[str]]:
@@ -276,7 +281,6 @@ def _place(
         raise UserError(unknown("--strategy", strategy, ["mirrored", "none"]))
     if cpu_replicas and strategy == "none":
         raise UserError("--cpu_replicas shares batches by a strategy: leave --strategy none away")
-    hardware = devices.choose("cpu" if cpu_replicas else wanted_devices)
     gpus = len(hardware.gpus)
     recipes = [Recipe.from_dict(arm.recipe) for arm in arms]
     if gpus:

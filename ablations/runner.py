@@ -181,7 +181,7 @@ class _Runner:
             "seed": cell.seed,
             "identity": cell.identity,
             "config": cell.config,
-            "launch": {**self.launch, "gpus": slot},
+            "launch": {**self.launch, "gpus": slot, "driver": self.plan.driver},
         }
         files.write_json(path, content)
         self._session(cell, "running")
