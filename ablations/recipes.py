@@ -46,7 +46,7 @@ class Recipe:
         warmup: fraction of the steps over which the rate rises linearly to `learning_rate`.
         warmup_rate: rate used until the training error over the last `warmup_window` steps falls
             below `warmup_error` (sec. 4.2 for 110 layers: 0.01 until below 80 %); 0: none.
-        warmup_error: in percent.
+        warmup_error: in percent; above 100 the warm-up ends after one window.
         warmup_window: in steps.
         momentum: Caffe's form: v := momentum v + rate g; w := w - v. Not Nesterov.
         l2: added to the gradient as l2 * w (coupled decay, the paper's "weight decay").
@@ -123,7 +123,7 @@ class Recipe:
             "warmup": (0, 1),
             "drop_factor": (0, 1),
             "warmup_rate": (0, math.inf),
-            "warmup_error": (0, 100),
+            "warmup_error": (0, math.inf),
             "crop_padding": (0, 64),
         }
         for name, (low, high) in ranges.items():

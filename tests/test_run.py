@@ -137,6 +137,71 @@ def test_paper_numbers_are_the_paper_s(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+# --- the record
+
+
+def test_the_record_says_what_the_result_depends_on(images: Path, tiny_grid, tmp_path) -> None:
+    environment = {**ENV, "MY_API_TOKEN": "a-secret-value"}
+    out = tmp_path / "run"
+    subprocess.run(
+        [sys.executable, "-m", "ablations.run", "--grid", tiny_grid, "--data_dir", images,
+         "--seeds", "1", "--only", "B", "--epochs", "1", "--out", out],
+        env=environment, check=True, timeout=240, capture_output=True,
+    )  # fmt: skip
+    (cell,) = ablations.load(out).done()
+    record, platform = cell.record, cell.config["platform"]
+    assert {"python", "tensorflow", "keras", "numpy", "h5py", "hdf5", "reszoo"} <= set(
+        record["environment"]["versions"]
+    )
+    assert record["environment"]["variables"]["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    assert platform["threads"] >= 1 and platform["strategy"] == "none" and platform["device"]
+    assert "--only" in record["launch"]["argv"]
+    assert record["attempts"] == 1 and record["exit"] == "done"
+    assert len(cell.config["data"]["digest"]) == 64 and cell.config["seed"] == 0
+    if "commit" in record["launch"]["code"]:
+        assert len(record["launch"]["code"]["commit"]) == 40
+    for path in out.rglob("*"):
+        assert path.is_dir() or b"a-secret-value" not in path.read_bytes()
+
+
+def test_evaluate_a_saved_model(copy: Path, images: Path) -> None:
+    """The command gives the error that the cell recorded, on both parts."""
+    run = ablations.load(copy)
+    for cell in run.done("A"):
+        for part in ("test", "train"):
+            outcome = subprocess.run(
+                [sys.executable, "-m", "ablations.evaluate", cell.directory / "model.keras",
+                 "--data_dir", images, "--part", part],
+                env=ENV, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert outcome.returncode == 0, outcome.stderr
+            wrong, count = cell.results[f"{part}_wrong"], cell.results[f"{part}_images"]
+            assert f"({wrong} of {count} wrong)" in outcome.stdout
+            assert "mean image from the cell" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give the path of one .keras file"),
+        (["nothing.keras"], "no model file at nothing.keras"),
+        (["{model}", "--dataset", "fashion"], "takes images of (10, 10, 3)"),
+        (["{model}", "--dataset", "folder"], "--data_dir"),
+        (["{bad}", "--dataset", "fashion"], "cannot be loaded"),
+    ],
+)
+def test_evaluate_says_what_does_not_fit(arguments, words, copy: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.keras"
+    bad.write_bytes(b"not a model")
+    paths = {"model": copy / "cells" / "A" / "seed0" / "model.keras", "bad": bad}
+    outcome = subprocess.run(
+        [sys.executable, "-m", "ablations.evaluate", *(a.format(**paths) for a in arguments)],
+        env=ENV, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert outcome.returncode == 2 and words in outcome.stderr, outcome.stderr
+    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+
+
 # --- the process model
 
 

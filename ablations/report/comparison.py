@@ -125,11 +125,10 @@ def _by_seed(cells: dict[int, Cell], name: str) -> dict[int, float]:
 def _caption(run: Run) -> list[str]:
     grid, arms = run.grid, run.arms
     seeds = ", ".join(map(str, grid["seeds"]))
-    epochs = {arm.recipe["epochs"] or f"{arm.recipe['iterations']} steps" for arm in arms}
+    lengths = dict.fromkeys(_length(arm) for arm in arms)
     text = [
-        f"Data: {grid['data']['title']}. Recipe: {grid['recipe']} "
-        f"({', '.join(map(str, epochs))} {'epochs' if arms[0].recipe['epochs'] else ''}, batch "
-        f"{arms[0].recipe['batch']}).".replace(" ,", ",").replace("steps ,", "steps,"),
+        f"Data: {grid['data']['title']}. Recipe: {grid['recipe']} ({', '.join(lengths)}, batch "
+        f"{arms[0].recipe['batch']}).",
         f"Error in % of wrong top-1 predictions, mean ± sample standard deviation over n seeds "
         f"({seeds}); between seeds the initial values, the order of the images and the "
         "augmentation vary. Training error: final weights, inference mode, un-augmented training "
@@ -168,6 +167,13 @@ def _caption(run: Run) -> list[str]:
             "images, taken after training). Curves during training use moving averages."
         )
     return text
+
+
+def _length(arm: Arm) -> str:
+    epochs = arm.recipe["epochs"]
+    if epochs:
+        return f"{epochs} epoch{'s' * (epochs > 1)}"
+    return f"{arm.recipe['iterations']:,} steps"
 
 
 def percent(summary: Summary) -> str:
