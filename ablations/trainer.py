@@ -81,6 +81,7 @@ class Trainer:
             self.optimizer.build(self._logits.trainable_variables)
         if recipe.bn_batch:
             set_sub_batch(self.model, recipe.bn_batch)
+        self._widest = 0
         self._train = tf.function(self._train_step, jit_compile=jit or None)
         self._evaluate = tf.function(lambda images: self._logits(images, training=False))
 
@@ -182,10 +183,12 @@ class Trainer:
         parts = []
         for start in range(0, len(images), EVAL_BATCH):
             batch = images[start : start + EVAL_BATCH]
-            missing = EVAL_BATCH - len(batch)
-            if missing:  # one shape, so that the function is traced once
+            # A short last batch is padded to the widest seen, so that tracing happens once.
+            self._widest = max(self._widest, len(batch))
+            missing = self._widest - len(batch)
+            if missing:
                 batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
-            parts.append(self._evaluate(batch).numpy()[: EVAL_BATCH - missing])
+            parts.append(self._evaluate(batch).numpy()[: self._widest - missing])
         return np.concatenate(parts)
 
     def variables(self) -> Iterator[tuple[str, keras.Variable]]:
