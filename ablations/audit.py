@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.records import Cell, Run
+from ablations.records import Arm, Cell, Run
 
 
 @dataclass(frozen=True)
@@ -27,47 +27,84 @@ class Audit:
         return not self.problems
 
 
+#: Fields of the recipe that change what is fed, and of the spec that change initial values.
+_FEED = {"batch", "epochs", "iterations", "augmentation", "flip", "crop_padding", "mean_images"}
+_VALUES = {"initializer"}
+
+
 def audit(run: Run) -> Audit:
     """Compare the finished cells of each seed, and the protocol over all of them."""
     done = run.done()
-    problems: list[str] = []
     if not done:
         return Audit((), ())
-    factors = {name[7:] for arm in run.arms for name in arm.factors if name.startswith("recipe.")}
-    exceptions = {arm.name: set(arm.exceptions) for arm in run.arms}
+    problems: list[str] = []
+    arms = {arm.name: arm for arm in run.arms}
     reference = done[0]
     for cell in done[1:]:
-        declared = factors | exceptions[reference.arm] | exceptions[cell.arm]
+        declared = _declared(arms[reference.arm], arms[cell.arm])
         problems += _same_protocol(reference, cell, declared)
-    tensors = 0
+    tensors = fed = 0
+    excused: set[str] = set()
     seeds = sorted({cell.seed for cell in done})
     for seed in seeds:
         block = [cell for cell in done if cell.seed == seed]
-        for cell in block[1:]:
-            problems += _same_feed(block[0], cell)
         for one, other in itertools.combinations(block, 2):
+            declared = _declared(arms[one.arm], arms[other.arm])
+            if declared & _FEED:
+                excused |= declared & _FEED
+            elif one is block[0] or _declared(arms[block[0].arm], arms[other.arm]) & _FEED:
+                fed += 1
+                problems += _same_feed(one, other)
+            if declared & _VALUES:
+                excused |= declared & _VALUES
+                continue
             shared, different = _same_tensors(one, other)
             tensors += shared
             problems += different
+    facts = _facts(run, reference, seeds, fed, tensors, excused) if len(done) > 1 else ()
+    return Audit(tuple(dict.fromkeys(problems)), facts)
+
+
+def _declared(one: Arm, other: Arm) -> set[str]:
+    """Return the fields of spec and recipe in which two arms differ on purpose."""
+    factors = {
+        name.removeprefix("recipe.")
+        for name in {*one.factors, *other.factors}
+        if one.factors.get(name) != other.factors.get(name)
+    }
+    return factors | set(one.exceptions) | set(other.exceptions)
+
+
+def _facts(
+    run: Run, reference: Cell, seeds: list[int], fed: int, tensors: int, excused: set[str]
+) -> tuple[str, ...]:
+    """Return what was found equal, in sentences."""
+    record, names = _matched(reference), ", ".join(map(str, seeds))
     facts = []
-    record = _matched(reference)
-    if len({cell.arm for cell in done}) > 1:
-        facts = [
-            f"with one seed, every arm saw the same bytes in each of {record['steps']:,} steps "
-            f"({record['images']:,} augmented images; SHA-256 a step; seeds "
-            f"{', '.join(map(str, seeds))})",
+    if fed:
+        facts.append(
+            f"with one seed, arms saw the same bytes in each of {record['steps']:,} steps "
+            f"({record['images']:,} augmented images; SHA-256 a step; seed"
+            f"{'s' * (len(seeds) > 1)} {names})"
+        )
+    if tensors:
+        facts.append(
             f"with one seed, all tensors that two arms share started equal ({tensors:,} pairs "
-            "compared by SHA-256)",
-            "one recipe, data set, device model, number of threads, strategy and software version "
-            "for all cells",
-        ]
-        facts += [
-            f"declared exception: {arm.name} has "
-            f"{', '.join(f'{k}={v}' for k, v in arm.exceptions.items())} ({arm.reason})"
-            for arm in run.arms
-            if arm.exceptions
-        ]
-    return Audit(tuple(dict.fromkeys(problems)), tuple(facts))
+            "compared by SHA-256)"
+        )
+    facts.append(
+        "one recipe, data set, device model, number of threads, strategy and software version for "
+        "all cells, except for the factors"
+    )
+    if excused:
+        facts.append(
+            f"not compared between arms that differ in it on purpose: {', '.join(sorted(excused))}"
+        )
+    for arm in run.arms:
+        if arm.exceptions:
+            changes = ", ".join(f"{k}={v}" for k, v in arm.exceptions.items())
+            facts.append(f"declared exception: {arm.name} has {changes} ({arm.reason})")
+    return tuple(facts)
 
 
 def _name(cell: Cell) -> str:
@@ -79,18 +116,18 @@ def _matched(cell: Cell) -> dict[str, Any]:
     return cell.record["matched"]
 
 
-def _same_protocol(one: Cell, other: Cell, factors: set[str]) -> list[str]:
+def _same_protocol(one: Cell, other: Cell, declared: set[str]) -> list[str]:
     assert one.record is not None and other.record is not None
     lines = []
     for part in ("recipe", "data", "platform"):
         before, after = one.config[part], other.config[part]
         for key in dict.fromkeys([*before, *after]):
-            if before.get(key) != after.get(key) and not (part == "recipe" and key in factors):
+            if before.get(key) != after.get(key) and not (part == "recipe" and key in declared):
                 lines.append(
                     f"{part}.{key} is {before.get(key)!r} in {_name(one)} and {after.get(key)!r} "
                     f"in {_name(other)}"
                 )
-    if not {"batch", "epochs", "iterations"} & factors:
+    if not {"batch", "epochs", "iterations"} & declared:
         for key in ("steps", "images"):
             if _matched(one)[key] != _matched(other)[key]:
                 lines.append(
@@ -101,6 +138,19 @@ def _same_protocol(one: Cell, other: Cell, factors: set[str]) -> list[str]:
         after = other.record["environment"]["versions"].get(key)
         if before != after:
             lines.append(f"{key} is {before} in {_name(one)} and {after} in {_name(other)}")
+    codes = [
+        {attempt["code"]["sources_sha256"] for attempt in cell.record["attempts"]}  # type: ignore[index]
+        for cell in (one, other)
+    ]
+    for cell, code in zip((one, other), codes, strict=True):
+        if len(code) > 1:
+            lines.append(
+                f"the code of reszoo or ablations changed between attempts of {_name(cell)}"
+            )
+    if codes[0] != codes[1] and max(map(len, codes)) == 1:
+        lines.append(
+            f"the code of reszoo or ablations differs between {_name(one)} and {_name(other)}"
+        )
     onednn = [
         c.record["environment"]["variables"].get("TF_ENABLE_ONEDNN_OPTS")  # type: ignore[index]
         for c in (one, other)

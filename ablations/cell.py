@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ import numpy as np
 from ablations import checkpoints, data, environment, files, records
 from ablations.recipes import Recipe
 from ablations.report.tensorboard import CellWriter, cell_log_directory, scalars
-from ablations.stream import Source, Stream, make_source, plain_batches, training_mean
+from ablations.stream import (
+    Source,
+    Stream,
+    make_source,
+    plain_batches,
+    shuffled_groups,
+    training_mean,
+)
 
 #: Steps between two looks at the losses on the device.
 LOOK_EVERY = 20
@@ -32,19 +40,21 @@ class Prediction:
     """What a network says about a part of a data set.
 
     Attributes:
-        probabilities: float32 (n, classes), the mean over the test views.
+        probabilities: float32 (n, classes), the mean over the test views; (0, 0) if not kept.
         loss: mean cross-entropy.
         wrong: images whose most probable class is another than theirs.
+        images: n.
     """
 
     probabilities: np.ndarray
     loss: float
     wrong: int
+    images: int
 
     @property
     def error(self) -> float:
         """Top-1 error in percent."""
-        return 100 * self.wrong / len(self.probabilities)
+        return 100 * self.wrong / self.images
 
 
 class CellRun:
@@ -54,7 +64,6 @@ class CellRun:
         self.directory = directory
         cell = files.read_json(directory / "cell.json")
         self.config: dict[str, Any] = cell["config"]
-        self.launch: dict[str, Any] = cell.get("launch", {})
         self.recipe = Recipe.from_dict(self.config["recipe"])
         self.data = data.open_saved(data_directory, verify=False)  # the runner has verified it
         if self.data.digest != self.config["data"]["digest"]:
@@ -64,12 +73,13 @@ class CellRun:
         self.fed = np.zeros((self.steps, 32), np.uint8)
         self.seconds = 0.0  # in training steps, over all attempts
         self.wall = 0.0  # in all, over earlier attempts
-        self.attempts = 0
+        self.warnings: list[str] = []
         self.warm = not self.recipe.warmup_rate
-        self.warm_step = 0
+        self.warm_step: int | None = None if self.recipe.warmup_rate else 0
         self.recent: deque[float] = deque(maxlen=self.recipe.warmup_window)
         self._started = time.monotonic()
         self._last_progress = 0.0
+        self._phase = ""
         self._speed_from: tuple[int, float] = (0, 0.0)
 
     def run(self) -> None:
@@ -118,24 +128,23 @@ class CellRun:
                 waiting.append(trainer.step(batch.images, batch.labels, rate))
                 self.fed[batch.step] = np.frombuffer(batch.digest, np.uint8)
                 step = batch.step + 1
+                self.progress(step, "training")
                 if not self.warm:
                     self._warm_up(waiting[-1], step)
                 if len(waiting) == LOOK_EVERY or step == stop:
                     sums += self._look(waiting, step)
                     waiting = []
-                    self.progress(step, "training")
             seconds = time.monotonic() - begun
             self.seconds += seconds
             images = (step - first) * self.recipe.batch
             self._evaluate_epoch(trainer, test, step, sums / images, rate, images / seconds)
             writer.scalars(step, scalars(self.history[-1]))
-            if step < self.steps:
-                self._checkpoint(trainer, step)
+            self._checkpoint(trainer, step)
 
     def _evaluate_epoch(
         self, trainer: Any, test: Source, step: int, means: Any, rate: float, speed: float
     ) -> None:
-        found = predict(trainer, test)
+        found = predict(trainer, test, keep=False, beat=self._beat(step, "testing"))
         if not np.isfinite(found.loss):
             raise CellFailure(f"the loss is {found.loss} after step {step} of {self.steps}")
         self.history.append(
@@ -165,14 +174,15 @@ class CellRun:
     def _resume(self, trainer: Any) -> int:
         found, problems = checkpoints.latest(self.directory)
         for problem in problems:
-            print(f"warning: {problem}; going on from the one before", flush=True)
+            place = f"step {found.step}" if found else "the start"
+            self.warnings.append(f"{problem}; continues from {place}")
+            print(f"warning: {self.warnings[-1]}", flush=True)
         if found is None:
             return 0
         trainer.restore(found.tensors)
         self.fed[: found.step] = found.fed
         state = found.state
         self.history, self.seconds, self.wall = state["history"], state["seconds"], state["wall"]
-        self.attempts = state["attempts"]
         self.warm, self.warm_step = state["warm"], state["warm_step"]
         self.recent.extend(state["recent"])
         print(f"continues after step {found.step}", flush=True)
@@ -183,7 +193,6 @@ class CellRun:
             "history": self.history,
             "seconds": self.seconds,
             "wall": self._wall(),
-            "attempts": self.attempts + 1,
             "warm": self.warm,
             "warm_step": self.warm_step,
             "recent": list(self.recent),
@@ -211,11 +220,22 @@ class CellRun:
             raise CellFailure(f"the loss is {values[bad[0], 0]} at step {at} of {self.steps}")
         return values.sum(axis=0)
 
-    def progress(self, step: int, phase: str) -> None:
-        """Tell the runner where the cell is; at most every half second while training."""
+    def _beat(self, step: int, phase: str) -> Callable[[int], None]:
+        """Return what tells the runner that a long evaluation goes on."""
+        return lambda images: self.progress(step, phase, images)
+
+    def progress(self, step: int, phase: str, images: int = 0) -> None:
+        """Tell the runner where the cell is; at most every half second within a phase.
+
+        Args:
+            step: steps trained.
+            phase: what it does.
+            images: of an evaluation that are done.
+        """
         now = time.monotonic()
-        if phase == "training" and now - self._last_progress < PROGRESS_SECONDS:
+        if phase == self._phase and now - self._last_progress < PROGRESS_SECONDS:
             return
+        self._phase = phase
         self._last_progress = now
         done, since = self._speed_from
         speed = (step - done) * self.recipe.batch / (now - since) if step > done else 0.0
@@ -227,6 +247,8 @@ class CellRun:
                 "epoch": round(step * self.recipe.batch / len(self.data.train.labels), 2),
                 "images_per_second": round(speed, 1),
                 "phase": phase,
+                "evaluated": images,
+                "warnings": self.warnings,
                 "pid": os.getpid(),
             },
             sync=False,
@@ -243,18 +265,17 @@ class CellRun:
         from ablations.trainer import tensor_digests
 
         moments = 0
+        attempts = records.read_attempts(self.directory)
         if self.recipe.statistics == "population":
-            size = self.recipe.bn_batch or self.recipe.batch // trainer.replicas
-            size *= trainer.replicas
-            if size > len(train.labels):
-                raise CellFailure(
-                    f"population statistics need {size} training images, there are "
-                    f"{len(train.labels)}"
-                )
-            whole = (x for x in plain_batches(train, size) if len(x) == size)
-            moments = trainer.population_statistics(whole)
-        on_train = predict(trainer, train)
-        on_test = predict(trainer, test, self.recipe.test_views)
+            size = group_size(self.recipe, trainer.replicas)
+            groups = shuffled_groups(train, size, self.config["seed"])
+            moments = trainer.population_statistics(self._counted(groups, size))
+        on_train = predict(
+            trainer, train, keep=False, beat=self._beat(self.steps, "evaluating training images")
+        )
+        on_test = predict(
+            trainer, test, self.recipe.test_views, beat=self._beat(self.steps, "evaluating")
+        )
         self._write_arrays(trainer.model, on_test, mean)
         record = {
             "schema": records.SCHEMA,
@@ -288,10 +309,10 @@ class CellRun:
                 "initial_tensors": initial,
             },
             "final_sha256": files.sha256(files.canonical(tensor_digests(trainer.model))),
-            "attempts": self.attempts + 1,
+            "attempts": attempts,
+            "warnings": self.warnings,
             "exit": "done",
             "data_notes": list(self.data.notes),
-            "launch": self.launch,
             "environment": environment.describe(),
         }
         files.write_json(self.directory / "record.json", record)
@@ -299,6 +320,11 @@ class CellRun:
         checkpoints.clear(self.directory)
         for name in ("progress.json", "failure.json"):
             (self.directory / name).unlink(missing_ok=True)
+
+    def _counted(self, groups: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+        for number, group in enumerate(groups, start=1):
+            self.progress(self.steps, "population statistics", number * size)
+            yield group
 
     def _write_arrays(self, model: Any, found: Prediction, mean: np.ndarray) -> None:
         from reszoo.layers import deep_graph
@@ -323,30 +349,50 @@ class CellRun:
         temporary.unlink()
 
 
-def predict(trainer: Any, source: Source, views: int = 1) -> Prediction:
+def group_size(recipe: Recipe, replicas: int) -> int:
+    """Return how many images BN sees at once in training."""
+    return recipe.bn_batch or recipe.batch // replicas
+
+
+def predict(
+    trainer: Any,
+    source: Source,
+    views: int = 1,
+    keep: bool = True,
+    beat: Callable[[int], None] = lambda images: None,
+) -> Prediction:
     """Return a network's predictions for a part of a data set, in inference mode.
 
     Args:
         trainer: has `evaluate(images) -> logits`.
         source: the images.
         views: 1 (the image, or a photograph's centre) or 10 (softmax averaged).
+        keep: keep the probabilities; without, only one batch's are in memory at a time.
+        beat: called with the number of images done, now and then.
     """
-    labels = np.asarray(source.labels)
-    log_likelihood = np.zeros(len(labels))
-    total: np.ndarray | None = None
+    if not keep and views > 1:
+        raise ValueError("views are averaged over kept probabilities")
+    count = len(source.labels)
+    loss, wrong, done = 0.0, 0, 0
+    total = np.zeros((0, 0), np.float32)
     for view in range(views):
-        parts = []
-        for images in plain_batches(source, view=view):
-            wide = trainer.evaluate(images).astype(np.float64)
-            wide -= wide.max(axis=1, keepdims=True)
-            parts.append(wide - np.log(np.exp(wide).sum(axis=1, keepdims=True)))
-        logs = np.concatenate(parts)
-        if views == 1:
-            log_likelihood = logs[np.arange(len(labels)), labels]
-        total = np.exp(logs) if total is None else total + np.exp(logs)
-    assert total is not None
-    probabilities = total / views
+        start = 0
+        for images, labels in plain_batches(source, view=view):
+            logs = trainer.evaluate(images).astype(np.float64)
+            logs -= logs.max(axis=1, keepdims=True)
+            logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+            stop = start + len(labels)
+            if views == 1:
+                loss -= float(logs[np.arange(len(labels)), labels].sum())
+                wrong += int(np.count_nonzero(logs.argmax(axis=1) != labels))
+            if keep:
+                if not total.size:
+                    total = np.zeros((count, logs.shape[1]), np.float32)
+                total[start:stop] += np.exp(logs) / views
+            start, done = stop, done + len(labels)
+            beat(done)
     if views > 1:
-        log_likelihood = np.log(probabilities[np.arange(len(labels)), labels].clip(1e-300))
-    wrong = int(np.count_nonzero(probabilities.argmax(axis=1) != labels))
-    return Prediction(probabilities.astype(np.float32), float(-log_likelihood.mean()), wrong)
+        likelihood = total[np.arange(count), source.labels].astype(np.float64)
+        loss = float(-np.log(likelihood.clip(1e-300)).sum())
+        wrong = int(np.count_nonzero(total.argmax(axis=1) != source.labels))
+    return Prediction(total, loss / count, wrong, count)

@@ -38,11 +38,9 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
     data = buffer.getvalue()
     name = f"checkpoint-{checkpoint.step:09d}"
     files.write(directory / f"{name}.npz", data)
-    # Written second, with the hash of the first: the pair is valid only when both are whole.
-    files.write_json(
-        directory / f"{name}.json",
-        {"step": checkpoint.step, "sha256": files.sha256(data), "state": checkpoint.state},
-    )
+    # Written second, with the hash of the first and of itself: valid only when both are whole.
+    content = {"step": checkpoint.step, "npz": files.sha256(data), "state": checkpoint.state}
+    files.write_signed(directory / f"{name}.json", content)
     _keep(directory, steps(directory)[-2:])
 
 
@@ -58,9 +56,9 @@ def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     for step in reversed(steps(directory)):
         name = f"checkpoint-{step:09d}"
         try:
-            meta = files.read_json(directory / f"{name}.json")
+            meta = files.read_signed(directory / f"{name}.json")
             data = (directory / f"{name}.npz").read_bytes()
-            if files.sha256(data) != meta["sha256"]:
+            if files.sha256(data) != meta["npz"]:
                 raise ValueError(f"{directory / name}.npz has changed since it was written")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 tensors = {k[2:]: arrays[k] for k in arrays.files if k.startswith("t/")}

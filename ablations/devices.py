@@ -21,7 +21,7 @@ class Gpu:
         index: its number for CUDA_VISIBLE_DEVICES.
         uuid: its other name there.
         model: e.g. "NVIDIA H100 80GB HBM3".
-        memory: in bytes.
+        memory: in bytes; 0 where nvidia-smi does not know.
         driver: version of the driver.
     """
 
@@ -46,7 +46,7 @@ class Hardware:
 
     def groups(self, replicas: int) -> list[str]:
         """Return CUDA_VISIBLE_DEVICES for each cell that fits beside the others."""
-        ids = [gpu.index for gpu in self.gpus]
+        ids = [gpu.uuid for gpu in self.gpus]  # indices depend on CUDA_DEVICE_ORDER
         return [
             ",".join(ids[start : start + replicas])
             for start in range(0, len(ids) - replicas + 1, replicas)
@@ -100,6 +100,14 @@ def _select(gpus: tuple[Gpu, ...], wanted: str, where: str) -> tuple[Gpu, ...]:
     names = {gpu.index: gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
     chosen = []
     for name in filter(None, (part.strip() for part in wanted.split(","))):
+        if name.startswith("MIG-") and gpus:
+            first = gpus[0]
+            model = f"MIG slice of {first.model}"
+            chosen.append(Gpu(name, name, model, first.memory, first.driver))
+            continue
+        longer = [uuid for uuid in names if name.startswith("GPU-") and uuid.startswith(name)]
+        if len(longer) == 1:  # CUDA takes a unique beginning of a UUID
+            name = longer[0]
         if name not in names:
             raise UserError(f"{where}: {unknown('GPU', name, [g.index for g in gpus] or ['cpu'])}")
         chosen.append(names[name])
@@ -115,11 +123,15 @@ def _nvidia_smi() -> tuple[Gpu, ...]:
             ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, check=True, timeout=30,
         ).stdout  # fmt: skip
-    except (subprocess.SubprocessError, OSError):
-        return ()
+    except (subprocess.SubprocessError, OSError) as error:
+        first = " ".join(str(getattr(error, "stdout", "") or error).split())
+        raise UserError(
+            f"nvidia-smi is here but fails ({first}); mend it, or use --devices cpu"
+        ) from None
     gpus = []
     for line in output.splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 5 and parts[3].isdigit():
-            gpus.append(Gpu(parts[0], parts[1], parts[2], int(parts[3]) * 2**20, parts[4]))
+        if len(parts) == 5:
+            memory = int(parts[3]) * 2**20 if parts[3].isdigit() else 0  # "[N/A]": shared memory
+            gpus.append(Gpu(parts[0], parts[1], parts[2], memory, parts[4]))
     return tuple(gpus)

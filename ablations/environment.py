@@ -5,6 +5,7 @@ Nothing here imports TensorFlow; the parent process and the cells share it.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -84,12 +85,16 @@ def describe() -> dict[str, Any]:
 
 
 def code_state() -> dict[str, Any]:
-    """Return commit and hash of uncommitted changes of the code that runs, where git knows it."""
-    from ablations import files
-
+    """Return which code runs: the hash of its sources, and the commit where git knows it."""
     root = Path(__file__).resolve().parent.parent
+    hasher = hashlib.sha256()
+    for package in ("reszoo", "ablations"):
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                hasher.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    state: dict[str, Any] = {"sources_sha256": hasher.hexdigest()}
     if not shutil.which("git") or not (root / ".git").exists():
-        return {}
+        return state
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(
@@ -97,9 +102,9 @@ def code_state() -> dict[str, Any]:
         ).stdout
 
     try:
-        state: dict[str, Any] = {"commit": git("rev-parse", "HEAD").decode().strip()}
+        state["commit"] = git("rev-parse", "HEAD").decode().strip()
         changes = git("diff", "HEAD", "--", "reszoo", "ablations")
-        state["changes_sha256"] = files.sha256(changes) if changes else None
-        return state
+        state["changes_sha256"] = hashlib.sha256(changes).hexdigest() if changes else None
     except (subprocess.SubprocessError, OSError):
-        return {}
+        pass
+    return state

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -70,6 +71,35 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def write_signed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON mapping with the SHA-256 of its content, which `read_signed` checks."""
+    write_json(path, {**value, "sha256": sha256(canonical(value))})
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Return what `write_signed` wrote, without the hash.
+
+    Raises:
+        ValueError: it is not JSON, or has changed since; the message names the file.
+        OSError: it cannot be read.
+    """
+    value = read_json(path)
+    found = value.pop("sha256", None) if isinstance(value, dict) else None
+    if found is None or found != sha256(canonical(value)):
+        raise ValueError(f"{path} has changed since it was written")
+    return value
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporaries that a killed process left; only under the directory's lock."""
+    for pattern in (".*.tmp", ".saving.*"):
+        for path in directory.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def canonical(value: Any) -> str:

@@ -28,6 +28,8 @@ STARTUP_SECONDS = 12.0
 BASE_BYTES = 700 * 2**20
 ACTIVATION_COPIES = 3
 MEMORY_SHARE = 0.7
+#: Images evaluated at once (stream.PLAIN_BATCH, which this process does not import).
+EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def plan(
         layer_plan(net)  # an unknown network is named before data are read
     name = chosen.name if preset == "quick" else f"{chosen.name}-{preset}"
     directory = Path(out) if out else Path("runs") / name
+    if only is not None and not any(only):
+        raise UserError(f"--only names no arm; arms: {', '.join(a.name for a in chosen.arms)}")
     old = _existing(directory, chosen)
 
     wanted_seeds = _seeds(seeds, seed_list)
@@ -168,8 +172,12 @@ def plan(
     loaded = data.load(
         dataset or chosen.dataset, data_dir, image_size=image_size, skip_corrupt=skip_corrupt
     )
+    if skip_corrupt and loaded.name not in ("folder", "imagenet"):
+        raise UserError(f"--skip_corrupt is for folder and imagenet, not {loaded.name}")
     overrides = {**(recipe or {}), **({"epochs": epochs} if epochs else {})}
     arms = matrix.arms(chosen, loaded.image_shape, len(loaded.class_names), overrides)
+    for arm in arms:
+        _check_fit(arm, loaded)
     all_seeds = sorted({*wanted_seeds, *(old["seeds"] if old else [])})
     count = len(wanted_seeds) * len(only or arm_names)
     hardware = choose("cpu" if cpu_replicas else devices)
@@ -208,6 +216,29 @@ def _seeds(count: int | None, listed: list[int] | None) -> list[int]:
     ):
         raise UserError(f"--seed_list takes distinct numbers of at least 0, not {wanted}")
     return wanted
+
+
+def _check_fit(arm: Arm, dataset: data.Dataset) -> None:
+    """Refuse recipes that the data set cannot serve."""
+    recipe = Recipe.from_dict(arm.recipe)
+    photographs = isinstance(dataset, data.EncodedDataset)
+    if photographs != (recipe.augmentation == "scale"):
+        raise UserError(
+            f"recipe {recipe.name} has augmentation {recipe.augmentation!r}, which is for "
+            f"{'small images' if photographs else 'ImageNet'}, not for {dataset.name}; "
+            f"{'--preset paper' if photographs else '--preset quick'} fits it"
+        )
+    if recipe.test_views > 1 and not photographs:
+        raise UserError(
+            f"recipe.test_views {recipe.test_views} is for imagenet, not {dataset.name}"
+        )
+    group = recipe.bn_batch or recipe.batch // recipe.replicas
+    count = len(dataset.train.labels)
+    if recipe.statistics == "population" and group > count:
+        raise UserError(
+            f"population statistics of recipe {recipe.name} need {group} training images, "
+            f"{dataset.title} has {count}"
+        )
 
 
 def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
@@ -286,6 +317,13 @@ def _place(
     if gpus:
         name = strategy or "mirrored"
         replicas = 1 if name == "none" else min(_replicas(r, gpus) for r in recipes)
+        if old and old["platform"]["kind"] == "gpu" and old["platform"]["strategy"] == name:
+            replicas = old["platform"]["replicas"]  # part of a cell's identity, as threads are
+            if replicas > gpus:
+                raise UserError(
+                    f"the cells of this directory share batches over {replicas} GPUs, there are "
+                    f"{gpus}; give another --out"
+                )
         slots = hardware.groups(replicas)
     else:
         name = strategy or ("mirrored" if cpu_replicas else "none")
@@ -300,7 +338,8 @@ def _place(
             )
     cpus = environment.cpu_count()
     by_memory = int(MEMORY_SHARE * total_memory() // max(map(cell_bytes, arms)))
-    most = len(slots) if gpus else min(cpus, by_memory)
+    kept = threads or (old["platform"]["threads"] if old else 1)
+    most = len(slots) if gpus else min(max(1, cpus // kept), by_memory)
     side_by_side = jobs or max(1, min(most, cells))
     if gpus and side_by_side > len(slots):
         raise UserError(
@@ -308,8 +347,11 @@ def _place(
         )
     if threads is None:
         # Threads are part of a cell's identity: a directory keeps those that it began with.
-        share = max(1, cpus // side_by_side)
-        threads = old["platform"]["threads"] if old else share
+        threads = old["platform"]["threads"] if old else max(1, cpus // side_by_side)
+    if threads > 4 * cpus or side_by_side > max(cells, 4 * cpus):
+        raise UserError(
+            f"--jobs {side_by_side} and --threads {threads} are too many for {cpus} processors"
+        )
     kind = "gpu" if gpus else "cpu"
     xla = bool(gpus) and name == "none"
     return Platform(kind, hardware.model, threads, name, replicas, xla), side_by_side, slots
@@ -331,8 +373,12 @@ def cell_bytes(arm: Arm) -> int:
     values = sum(
         layer.channels * math.prod(n or 1 for n in layer.size) for layer in layer_plan(network)
     )
-    batch = arm.recipe["batch"]
-    return BASE_BYTES + 4 * ACTIVATION_COPIES * values * batch + 16 * arm.parameters
+    largest = max(
+        layer.channels * math.prod(n or 1 for n in layer.size) for layer in layer_plan(network)
+    )
+    training = 4 * ACTIVATION_COPIES * values * arm.recipe["batch"]
+    evaluation = 4 * ACTIVATION_COPIES * largest * EVALUATION_BATCH
+    return BASE_BYTES + max(training, evaluation) + 16 * arm.parameters
 
 
 def total_memory() -> int:

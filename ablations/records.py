@@ -18,7 +18,9 @@ A cell is done if and only if its manifest is there and agrees with the files.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import datetime
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +187,14 @@ def load(directory: str | Path) -> Run:
         RecordError: there is no run, or its version is unknown.
     """
     root = Path(directory)
-    grid = _read(root / "grid.json", f"{root} holds no run: it has no grid.json")
+    path = root / "grid.json"
+    grid = _read(path, f"{root} holds no run: it has no grid.json")
+    try:
+        grid = files.read_signed(path)
+    except ValueError as error:
+        raise RecordError(
+            f"{error}; delete it, and the command that made the run writes it again"
+        ) from None
     arms = [Arm(**arm) for arm in grid["arms"]]
     cells = []
     for seed in grid["seeds"]:
@@ -228,6 +237,44 @@ def _read(path: Path, missing: str) -> dict[str, Any]:
     if version != SCHEMA:
         raise RecordError(f"{path} has schema {version!r}; this version reads schema {SCHEMA}")
     return value
+
+
+def write_failure(directory: Path, reason: str, trace: str = "") -> None:
+    """Write why a cell failed, and after which step."""
+    step = 0
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        step = files.read_json(directory / "progress.json").get("step", 0)
+    content = {"schema": SCHEMA, "reason": reason, "step": step, "traceback": trace}
+    files.write_json(directory / "failure.json", content)
+
+
+def start_attempt(directory: Path, launch: dict[str, Any]) -> None:
+    """Note that a cell is started: when, by what command and code, on which devices."""
+    attempts = read_attempts(directory)
+    if attempts and attempts[-1]["end"] is None:
+        attempts[-1]["end"] = "the runner died"
+    attempts.append({"started": _now(), **launch, "end": None})
+    files.write_json(directory / "attempts.json", {"schema": SCHEMA, "attempts": attempts})
+
+
+def end_attempt(directory: Path, reason: str) -> None:
+    """Note why the last attempt ended."""
+    attempts = read_attempts(directory)
+    if attempts:
+        attempts[-1]["end"] = reason
+        files.write_json(directory / "attempts.json", {"schema": SCHEMA, "attempts": attempts})
+
+
+def read_attempts(directory: Path) -> list[dict[str, Any]]:
+    """Return the attempts at a cell, oldest first; what cannot be read is left out."""
+    try:
+        return _read(directory / "attempts.json", "no attempts")["attempts"]
+    except (RecordError, KeyError, OSError):
+        return []
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def write_manifest(directory: Path, names: list[str]) -> None:

@@ -101,6 +101,12 @@ _CPU_REPLICAS = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _RETRY = flags.DEFINE_boolean("retry_failed", False, "train failed cells again", flag_values=FLAGS)
+_HUNG = flags.DEFINE_float(
+    "hung_minutes",
+    None,
+    "stop a cell that makes no progress for so long; default: 10 epochs, at least 10 minutes",
+    flag_values=FLAGS,
+)
 _LIST = flags.DEFINE_boolean("list", False, "list the grids and exit", flag_values=FLAGS)
 _DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "show what would be trained and exit", flag_values=FLAGS
@@ -139,7 +145,7 @@ def main() -> int:
         print(_dry_run(planned))
         return cli.EXIT_OK
     try:
-        run = runner.execute(planned, show_progress=True, retry_failed=_RETRY.value)
+        run = runner.execute(planned, True, _RETRY.value, _HUNG.value)
     except runner.Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return cli.EXIT_INTERRUPTED

@@ -6,19 +6,21 @@ TensorFlow; each cell is trained by `ablations.train` in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ablations import data, environment, files, records, report
+from ablations import checkpoints, data, environment, files, records, report
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
 from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
@@ -31,6 +33,8 @@ POLL_SECONDS = 0.2
 #: A cell without progress for this many times its epoch, and at least this long, is stopped.
 HUNG_EPOCHS = 10
 HUNG_SECONDS = 600.0
+#: Exit codes of a cell that was told to stop: it continues, and has not failed.
+STOPPED = (143, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -56,6 +60,7 @@ def run_grid(
     *,
     show_progress: bool = False,
     retry_failed: bool = False,
+    hung_minutes: float | None = None,
     **options: Any,
 ) -> records.Run:
     """Train a grid, or continue one, and return what stands in its directory.
@@ -64,6 +69,8 @@ def run_grid(
         grid: name of a built-in grid ("shortcuts", "depth", "degradation") or path of a YAML file.
         show_progress: on standard error.
         retry_failed: train failed cells again; they are left alone otherwise.
+        hung_minutes: stop a cell that makes no progress for so long; default: 10 times its epoch,
+            at least 10 minutes.
         **options: net (a catalogue name instead of a grid), preset, dataset, data_dir, image_size
             (pixels), skip_corrupt, out (directory; default runs/<grid>), seeds (how many),
             seed_list, only (names of arms), baseline, epochs, recipe (fields of the recipe to
@@ -76,16 +83,24 @@ def run_grid(
         UserError: something asked for is not possible, or another runner holds the directory.
         Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
-    return execute(plan(grid, **options), show_progress, retry_failed)
+    return execute(plan(grid, **options), show_progress, retry_failed, hung_minutes)
 
 
-def execute(planned: Plan, show_progress: bool = False, retry_failed: bool = False) -> records.Run:
+def execute(
+    planned: Plan,
+    show_progress: bool = False,
+    retry_failed: bool = False,
+    hung_minutes: float | None = None,
+) -> records.Run:
     """Train what a plan asks for; see `run_grid`."""
+    if hung_minutes is not None and not hung_minutes > 0:
+        raise UserError(f"--hung_minutes takes a positive number, not {hung_minutes}")
     root = planned.directory
     try:
         root.mkdir(parents=True, exist_ok=True)
         with files.lock(root / ".lock"):
-            return _Runner(planned, retry_failed).run(display() if show_progress else Silent())
+            runner = _Runner(planned, retry_failed, hung_minutes)
+            return runner.run(display() if show_progress else Silent())
     except files.Locked as error:
         raise UserError(f"{root} is in use by another runner: {error}") from None
     except OSError as error:
@@ -101,10 +116,14 @@ def execute(planned: Plan, show_progress: bool = False, retry_failed: bool = Fal
 
 
 class _Runner:
-    def __init__(self, planned: Plan, retry_failed: bool) -> None:
+    def __init__(
+        self, planned: Plan, retry_failed: bool = False, hung_minutes: float | None = None
+    ) -> None:
         self.plan = planned
         self.root = planned.directory
         self.retry_failed = retry_failed
+        self.hung_seconds = 60 * hung_minutes if hung_minutes else None
+        self.told: set[str] = set()
         self.queue: deque[PlannedCell] = deque()
         self.children: list[_Child] = []
         self.done = 0
@@ -117,10 +136,26 @@ class _Runner:
         self.launch = {"argv": sys.argv, "code": environment.code_state()}
 
     def run(self, show: Display) -> records.Run:
-        files.write_json(self.root / "grid.json", self.plan.grid_json())
+        with self._signals():
+            return self._run(show)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop in order on Ctrl-C and SIGTERM, until the tables are written."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python allows handlers in the main thread only
+            return
+        old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _run(self, show: Display) -> records.Run:
+        files.sweep(self.root)
+        files.write_signed(self.root / "grid.json", self.plan.grid_json())
         self._sort_cells(show)
-        old = signal.signal(signal.SIGTERM, self._on_signal)
-        old_int = signal.signal(signal.SIGINT, self._on_signal)
         try:
             if self.queue:
                 data.save(self.plan.dataset, self.data_directory)
@@ -133,9 +168,7 @@ class _Runner:
                 show.update(self._snapshot())
         finally:
             for child in self.children:
-                _end(child)
-            signal.signal(signal.SIGTERM, old)
-            signal.signal(signal.SIGINT, old_int)
+                self._end(child)
             show.close()
         run = records.load(self.root)
         report.write(run)
@@ -160,6 +193,10 @@ class _Runner:
             continuing |= found.state != "planned"
             if found.state == "done":
                 self.done += 1
+                # A kill between manifest and clean-up leaves these.
+                checkpoints.clear(found.directory)
+                files.sweep(found.directory)
+                self._session(cell, "done")
             elif found.state == "failed" and not self.retry_failed:
                 self.failed += 1
                 show.event(f"{name} failed before: {found.problem} (--retry_failed trains again)")
@@ -181,9 +218,9 @@ class _Runner:
             "seed": cell.seed,
             "identity": cell.identity,
             "config": cell.config,
-            "launch": {**self.launch, "gpus": slot, "driver": self.plan.driver},
         }
         files.write_json(path, content)
+        records.start_attempt(directory, {**self.launch, "gpus": slot, "driver": self.plan.driver})
         self._session(cell, "running")
         log = open(directory / "log.txt", "ab")  # noqa: SIM115 - closed when the child ends
         process = subprocess.Popen(
@@ -200,6 +237,10 @@ class _Runner:
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
         name = f"{child.cell.arm}/seed{child.cell.seed}"
+        for warning in _progress(child).get("warnings", []):
+            if (name + warning) not in self.told:
+                self.told.add(name + warning)
+                show.event(f"{name}: {warning}")
         if code is None:
             self._check_hung(child)
             return
@@ -209,6 +250,7 @@ class _Runner:
         if code == 0:
             self.done += 1
             self._session(child.cell, "done")
+            records.end_attempt(child.directory, "done")
             record = files.read_json(child.directory / "record.json")["results"]
             self._learn(child.cell, record["train_seconds"])
             show.event(
@@ -216,6 +258,11 @@ class _Runner:
                 f"{record['test_error']:.2f} % ({self.done + self.failed} of "
                 f"{len(self.plan.cells)})"
             )
+            return
+        if code in STOPPED:
+            self.stop = True
+            self.reason = f"{name} was stopped by a signal"
+            records.end_attempt(child.directory, "stopped by a signal")
             return
         if code == EXIT_DISK_FULL:
             self.stop = True
@@ -225,7 +272,6 @@ class _Runner:
             )
             return
         self.failed += 1
-        self._session(child.cell, "failed")
         failure = child.directory / "failure.json"
         if not failure.exists():
             reason = f"ended with exit code {code}"
@@ -233,8 +279,10 @@ class _Runner:
                 reason = f"killed by signal {-code} ({signal.Signals(-code).name})"
                 if -code == signal.SIGKILL:
                     reason += "; out of memory? fewer --jobs need less"
-            self._write_failure(child, reason)
+            records.write_failure(child.directory, reason)
         problem = files.read_json(failure)
+        records.end_attempt(child.directory, problem["reason"])
+        self._session(child.cell, "failed")
         show.event(
             f"{name} FAILED at step {problem['step']}: {problem['reason']} "
             f"(log: {child.directory / 'log.txt'})"
@@ -243,32 +291,45 @@ class _Runner:
     def _session(self, cell: PlannedCell, state: str) -> None:
         tensorboard.write_session(self.root, self.plan.arms, cell.arm, cell.seed, state)
 
-    def _write_failure(self, child: _Child, reason: str) -> None:
-        files.write_json(
-            child.directory / "failure.json",
-            {
-                "schema": records.SCHEMA,
-                "reason": reason,
-                "step": _progress(child).get("step", 0),
-                "traceback": "",
-            },
-        )
-
     def _check_hung(self, child: _Child) -> None:
         progress = _progress(child)
-        position = (progress.get("step"), progress.get("phase"))
+        position = (progress.get("step"), progress.get("phase"), progress.get("evaluated"))
         now = time.monotonic()
         if position != child.position:
             child.position, child.moved = position, now
             return
-        speed = progress.get("images_per_second") or 0
-        epoch = len(self.plan.dataset.train.labels) / speed if speed else 0.0
-        if now - child.moved > max(HUNG_SECONDS, HUNG_EPOCHS * epoch):
+        if now - child.moved > self._patience(child, progress.get("images_per_second") or 0.0):
             child.process.kill()
             child.process.wait()
-            self._write_failure(
-                child, f"hung: no progress for {now - child.moved:.0f} s; it was stopped"
-            )
+            reason = f"hung: no progress for {now - child.moved:.0f} s; it was stopped"
+            records.write_failure(child.directory, reason)
+
+    def _patience(self, child: _Child, speed: float) -> float:
+        """Return after how many seconds without progress a cell counts as hung."""
+        if self.hung_seconds is not None:
+            return self.hung_seconds
+        images = len(self.plan.dataset.train.labels)
+        if speed:
+            epoch = images / speed
+        else:  # not measured yet: the plan's estimate
+            arm = child.cell.arm
+            batch = self.plan.arm(arm).recipe["batch"]
+            epoch = self.plan.seconds(arm) * images / (self.plan.steps(arm) * batch)
+        return max(HUNG_SECONDS, HUNG_EPOCHS * epoch)
+
+    def _end(self, child: _Child) -> None:
+        """Stop a cell; it continues from its last checkpoint."""
+        if child.process.poll() is None:
+            child.process.terminate()
+            try:
+                child.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        child.log.close()
+        with contextlib.suppress(OSError):
+            if not (child.directory / "manifest.json").exists():
+                records.end_attempt(child.directory, f"interrupted: {self.reason}")
 
     def _learn(self, cell: PlannedCell, seconds: float) -> None:
         self.images_seconds[0] += self.plan.work(cell.arm)
@@ -319,18 +380,6 @@ def _progress(child: _Child) -> dict[str, Any]:
         return {}
 
 
-def _end(child: _Child) -> None:
-    """Stop a cell; it continues from its last checkpoint."""
-    if child.process.poll() is None:
-        child.process.terminate()
-        try:
-            child.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
-    child.log.close()
-
-
 def child_environment(
     base: Mapping[str, str], platform: Platform, slot: str, jobs: int
 ) -> dict[str, str]:
@@ -355,6 +404,7 @@ def child_environment(
         "TF_ENABLE_ONEDNN_OPTS": base.get("TF_ENABLE_ONEDNN_OPTS", "1"),
         "TF_CPP_MIN_LOG_LEVEL": base.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": slot if platform.kind == "gpu" else "-1",
         "ABLATIONS_WORKERS": str(max(1, environment.cpu_count() // jobs)),
     }

@@ -22,6 +22,8 @@ from ablations.recipes import Recipe
 
 #: Images decoded at once where a batch of un-augmented images is asked for.
 PLAIN_BATCH = 250
+#: A uniform draw that leaves a view unmirrored.
+NO_FLIP = 0.75
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,18 @@ class ViewSource:
 
     Args:
         part: the images on disk and their labels.
+        recipe: its flip.
         seed: of the cell.
         mean: float32 (224, 224, 3).
         workers: threads that decode.
     """
 
-    def __init__(self, part: EncodedImages, seed: int, mean: np.ndarray, workers: int) -> None:
+    def __init__(
+        self, part: EncodedImages, recipe: Recipe, seed: int, mean: np.ndarray, workers: int
+    ) -> None:
         self.labels = part.labels
         self._part = part
+        self._recipe = recipe
         self._seed = seed
         self._mean = mean
         self._workers = workers
@@ -121,6 +127,8 @@ class ViewSource:
         def view(row: int) -> np.ndarray:
             draw = generator(self._seed, epoch, f"view/{row}")
             draws = np.concatenate([draw.random(4), draw.standard_normal(len(DRAWS) - 4)])
+            if not self._recipe.flip:
+                draws[DRAWS.index("flip")] = NO_FLIP
             return train_view(self._part.open(row), draws)
 
         return self._stack(view, rows)
@@ -139,7 +147,7 @@ def make_source(
 ) -> Source:
     """Return the source that fits a part of a data set."""
     if isinstance(part, EncodedImages):
-        return ViewSource(part, seed, mean, workers)
+        return ViewSource(part, recipe, seed, mean, workers)
     return PixelSource(part, recipe, seed, mean)
 
 
@@ -214,10 +222,24 @@ class Stream:
         return self._orders[epoch]
 
 
-def plain_batches(source: Source, size: int = PLAIN_BATCH, view: int = 0) -> Iterator[np.ndarray]:
-    """Yield all images of a source un-augmented, in order, `size` at a time."""
+def plain_batches(
+    source: Source, size: int = PLAIN_BATCH, view: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all images of a source un-augmented, in order, with labels, `size` at a time."""
     for start in range(0, len(source.labels), size):
-        yield source.plain(np.arange(start, min(start + size, len(source.labels))), view)
+        rows = np.arange(start, min(start + size, len(source.labels)))
+        yield source.plain(rows, view), source.labels[rows]
+
+
+def shuffled_groups(source: Source, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield un-augmented groups of `size` images in random order, for population statistics.
+
+    Data sets are often stored class by class; moments are to be over mixed batches, as in training.
+    The order is the same for every arm of a seed. Images that fill no group are left out.
+    """
+    order = generator(seed, 0, "population").permutation(len(source.labels))
+    for start in range(0, len(order) - size + 1, size):
+        yield source.plain(order[start : start + size])
 
 
 def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:

@@ -8,6 +8,7 @@ Exit status: 0 done, 3 failed (failure.json says why), 75 the disk is full, 143 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,12 +38,12 @@ def main(directory: Path, data_directory: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     _end_with_parent()
-    step = 0
     from ablations.cell import CellFailure, CellRun
 
     try:
         # An orphan of a killed runner may need a moment to notice that it is one.
         with files.lock(directory / ".lock", wait=30.0):
+            files.sweep(directory)
             CellRun(directory, data_directory).run()
         return 0
     except files.Locked as error:
@@ -53,24 +54,25 @@ def main(directory: Path, data_directory: Path) -> int:
         reason, text = "out of memory", traceback.format_exc()
     except Exception as error:
         if isinstance(error, OSError) and error.errno in files.DISK_FULL:
-            print(f"the disk is full: {error}", flush=True)
+            _say(f"the disk is full: {error}")
             return EXIT_DISK_FULL
         first_line = str(error).strip().splitlines() or [""]
         reason, text = f"{type(error).__name__}: {first_line[0][:300]}", traceback.format_exc()
-    print(f"failed: {reason}\n{text}", flush=True)
-    progress = directory / "progress.json"
-    if progress.exists():
-        step = files.read_json(progress).get("step", 0)
-    files.write_json(
-        directory / "failure.json",
-        {"schema": records.SCHEMA, "reason": reason, "step": step, "traceback": text},
-    )
+    _say(f"failed: {reason}\n{text}")
+    records.write_failure(directory, reason, text)
     return 3
+
+
+def _say(text: str) -> None:
+    """Print to the log, which a full disk must not turn into another end."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
     # os._exit: TensorFlow's threads and the stdin reader need no orderly end, and it is faster.
     status = main(Path(sys.argv[1]), Path(sys.argv[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -126,17 +127,17 @@ class Trainer:
         sums = self.strategy.run(replica, args=(images, labels))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-    def population_statistics(self, batches: Iterable[np.ndarray]) -> int:
+    def population_statistics(self, groups: Iterable[np.ndarray]) -> int:
         """Replace BN's moving averages by the mean of the per-batch moments; weights stay.
 
         Every layer normalises with the moments of its own batch meanwhile, as in training.
 
         Args:
-            batches: float32 (replicas * n, height, width, channels), equal in size: each replica
-                takes its share, so that moments are over the same number of images as in training.
+            groups: float32 (n, height, width, channels), each as many images as BN sees at once in
+                training. Replicas take a group each; how many there are does not matter.
 
         Returns:
-            How many per-batch moments were averaged.
+            How many groups there were.
         """
         norms = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
         moving = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
@@ -157,17 +158,19 @@ class Trainer:
 
         try:
             function = tf.function(run)
-            for images in batches:
-                function(self._share(images))
+            for batch in _batched(groups, self.replicas):
+                # Replicas without a group of their own repeat the last, which is not counted.
+                images = [*batch] + [batch[-1]] * (self.replicas - len(batch))
+                function(self._share(np.concatenate(images)))
                 for total, variable in zip(sums, moving, strict=True):
-                    for value in self._local_values(variable):
+                    for value in self._local_values(variable)[: len(batch)]:
                         total += value
-                count += self.replicas
+                count += len(batch)
         finally:
             for layer, momentum in kept:
                 layer.momentum = momentum
         if not count:
-            raise ValueError("population statistics need at least one batch")
+            raise ValueError("population statistics need at least one group")
         for total, variable in zip(sums, moving, strict=True):
             variable.assign((total / count).astype(np.float32))
         return count
@@ -216,6 +219,12 @@ class Trainer:
             if tuple(variable.shape) != tensors[name].shape:
                 raise ValueError(f"tensor {name} has shape {tensors[name].shape} in the checkpoint")
             variable.assign(tensors[name])
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def tensor_digests(model: keras.Model) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from reszoo.errors import SpecError, unknown
-from reszoo.specs import IMAGENET_DEPTHS, ResNetSpec, merge
+from reszoo.specs import IMAGENET_DEPTHS, ResNetSpec, merge, named
 
 # Sec. 4.2: 6n+2 layers.
 _CIFAR = (20, 32, 44, 56, 110, 1202)
@@ -87,6 +87,4 @@ def spec(network: str | ResNetSpec, **overrides: Any) -> ResNetSpec:
     if network not in NETWORKS:
         raise SpecError(unknown("network", network, names()))
     values = merge({"name": network, **NETWORKS[network]}, overrides)
-    if overrides.get("depth") is not None and "name" not in overrides:
-        values["name"] = re.sub(r"\d+$", str(overrides["depth"]), network)
-    return ResNetSpec.from_dict(values)
+    return named(ResNetSpec.from_dict(values), overrides)

@@ -41,8 +41,13 @@ def complexity(network: str | ResNetSpec, **overrides: Any) -> Complexity:
     return Complexity(
         sum(map(parameters, layers)),
         sum(map(macs, layers)),
-        sum(layer.op in ("conv", "dense") and not layer.projection for layer in layers),
+        sum(map(weighted, layers)),
     )
+
+
+def weighted(layer: Layer) -> bool:
+    """Return whether the paper counts a layer: convolutions and classifier, projections not."""
+    return layer.op in ("conv", "dense") and not layer.projection
 
 
 def parameters(layer: Layer) -> int:

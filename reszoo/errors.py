@@ -29,7 +29,7 @@ def _number(name: str) -> int:
     return int("".join(re.findall(r"[0-9]", name)) or 0)
 
 
-def choices(what: str, name: object, allowed: Iterable[str], limit: int = 16) -> str:
+def choices(what: str, name: object, allowed: Iterable[str], limit: int = 30) -> str:
     """Return ``'WHAT "name"; did you mean "close"? Allowed: a, b, c'``, long lists cut short."""
     # Lists keep their order, which may carry meaning; a set has none that two runs agree on.
     names = sorted(allowed) if isinstance(allowed, set | frozenset) else list(allowed)

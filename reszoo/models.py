@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from reszoo import layers as reszoo_layers
+from reszoo.catalog import VGG
 from reszoo.errors import SpecError, unknown
 from reszoo.layers import deep_graph
 from reszoo.layers.shortcuts import zero_channels
@@ -48,13 +49,14 @@ def build(
         classifier_activation: "softmax" (probabilities), "sigmoid", "linear" or None (logits).
         pooling: without a classifier: None (map, (N, H, W, C)), "avg" or "max" ((N, C)).
         input_shape: (height, width, channels) in pixels; None for a size not known yet.
-        input_tensor: a Keras tensor (N, H, W, C) to build on; its shape replaces `input_shape`.
+        input_tensor: a Keras tensor (N, H, W, C) to build on, e.g. the output of preprocessing
+            layers, which become part of the model; its shape replaces `input_shape`.
         dtype: Keras dtype policy of every layer, e.g. "mixed_bfloat16"; the classifier's
             activation is always float32.
         name: the Keras model's name; None: the network's.
         features_only: return the maps of `out_indices` instead of a classifier.
         out_indices: which maps (timm's count): 0 the stem's activation, 1… the stages; negative
-            from the end. None: all.
+            from the end. None: all. With one index the model returns that map, else a list.
         portable: use stock Keras layers only, so that the saved file loads without reszoo.
         seed: initial values become a function of (seed, layer name, shape) only, so that networks
             built with the same seed share the values of every tensor they have in common.
@@ -68,12 +70,20 @@ def build(
         SpecError: an argument or a combination that is not possible; the message is one line.
     """
     _check(weights, include_top, classifier_activation, pooling, features_only, out_indices)
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise SpecError(f"seed takes an integer of at least 0, not {seed!r}")
+    if input_tensor is not None and not isinstance(input_tensor, keras.KerasTensor):
+        raise SpecError(
+            f"input_tensor takes a Keras tensor (keras.Input), not {type(input_tensor).__name__}"
+        )
     if classes is not None:
         overrides["classes"] = classes
     if input_tensor is not None:
         overrides["input_shape"] = tuple(input_tensor.shape[1:])
     elif input_shape is not None:
-        overrides["input_shape"] = tuple(input_shape)
+        overrides["input_shape"] = input_shape
+    if network in VGG and not (include_top and not features_only):
+        overrides["classes"] = 0  # its fully connected layers alone need a known size
     description = plan(network, **overrides)
     writer = _KerasWriter(description, portable, seed, dtype, classifier_activation)
 
@@ -96,9 +106,12 @@ def build(
         outputs = [make(name="head_pool", data_format="channels_last", dtype=dtype)(outputs[0])]
 
     label = name or description.name
-    source = writer.tensors["input"]
+    source: Any = writer.tensors["input"]
+    if input_tensor is not None:
+        source = keras.utils.get_source_inputs(input_tensor)
+        source = source[0] if len(source) == 1 else source
     with deep_graph(2 * len(needed)):
-        arguments = {"inputs": source, "outputs": outputs if features_only else outputs[0]}
+        arguments = {"inputs": source, "outputs": outputs if len(outputs) > 1 else outputs[0]}
         if portable or description.spec is None:
             model = keras.Model(**arguments, name=label)
             model.spec = description.spec
@@ -108,7 +121,11 @@ def build(
 
 
 def load(path: str | Path) -> keras.Model:
-    """Load a `.keras` file that `build(...).save(path)` wrote: equal outputs, and `.spec`.
+    """Load a `.keras` file that `build(...).save(path)` wrote, with equal outputs.
+
+    `.spec` is the spec that the network was built from; None for VGG and for portable files, which
+    hold stock Keras layers only. An optimizer in the file is left out (`keras.saving.load_model`
+    loads it too).
 
     Args:
         path: the file. Only open files that you trust.
@@ -124,7 +141,10 @@ def load(path: str | Path) -> keras.Model:
         raise ValueError(f"{file} is not a .keras file; load(path) reads what model.save wrote")
     # The number of layers stands inside the file; portable models have no class of ours to ask.
     with deep_graph(20_000):
-        return keras.saving.load_model(file, compile=False)
+        model = keras.saving.load_model(file, compile=False)
+    if not hasattr(model, "spec"):
+        model.spec = None
+    return model
 
 
 def logits_model(model: keras.Model) -> keras.Model:
@@ -161,13 +181,18 @@ def _check(
 def _indices(wanted: Sequence[int] | None, count: int) -> list[int]:
     if wanted is None:
         return list(range(count))
-    indices = []
+    if isinstance(wanted, int) or not hasattr(wanted, "__iter__"):
+        raise SpecError(f"out_indices takes a sequence of integers, not {wanted!r}")
+    indices: list[int] = []
     for index in wanted:
-        if not isinstance(index, int) or not -count <= index < count:
+        index = getattr(index, "__index__", lambda index=index: index)()
+        if not isinstance(index, int) or isinstance(index, bool) or not -count <= index < count:
             raise SpecError(
                 f"out_indices: {index!r} is not between {-count} and {count - 1} "
                 f"(0 the stem, 1 to {count - 1} the stages)"
             )
+        if index % count in indices:
+            raise SpecError(f"out_indices names map {index % count} twice")
         indices.append(index % count)
     if not indices:
         raise SpecError("out_indices is empty: name at least one map")

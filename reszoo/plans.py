@@ -13,7 +13,7 @@ from typing import Any
 
 from reszoo import catalog
 from reszoo.errors import SpecError, unknown
-from reszoo.specs import ResNetSpec
+from reszoo.specs import ResNetSpec, check_classes, check_input_shape
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,8 @@ def _vgg(
     name: str = "",
 ) -> Plan:
     """Configurations D and E of arXiv 1409.1556: the paper's comparators."""
-    draft = _Draft(tuple(input_shape))  # type: ignore[arg-type]
+    draft = _Draft(check_input_shape(input_shape))
+    classes = check_classes(classes)
     x = "input"
     endpoints = []
     for draft.stage, widths in enumerate(catalog.VGG[network], start=1):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from reszoo.errors import SpecError, unknown
@@ -86,16 +89,15 @@ class ResNetSpec:
                 continue
             if value not in allowed:
                 raise SpecError(unknown(name, value, allowed))
-        basic = self.block == "basic"
-        for name, default in (
-            ("stem_width", next(iter(self.widths), 0)),
-            ("expansion", 1 if basic else 4),
-            ("shortcut", "A" if basic and self.stem == "cifar" else "B"),
-        ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
         for name in ("depths", "widths", "input_shape"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        for name in ("stem_width", "expansion", "classes"):
+            object.__setattr__(self, name, _plain_int(getattr(self, name)))
+        for name, default in _defaults(self.block, self.stem, self.widths).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if not isinstance(self.name, str):
+            raise SpecError(f"name takes text, not {self.name!r}")
         self._validate()
 
     def _validate(self) -> None:
@@ -109,18 +111,12 @@ class ResNetSpec:
             "widths": self.widths,
             "stem_width": (self.stem_width,),
             "expansion": (self.expansion,),
-            "input_shape": tuple(n for n in self.input_shape if n is not None),
         }
         for name, values in positive.items():
             if any(not _is_int(v) or v < 1 for v in values):
                 raise SpecError(f"{name} takes positive integers, not {getattr(self, name)!r}")
-        if len(self.input_shape) != 3 or self.input_shape[2] is None:
-            raise SpecError(
-                f"input_shape is (height, width, channels) with known channels, "
-                f"not {self.input_shape!r}"
-            )
-        if not _is_int(self.classes) or self.classes < 0:
-            raise SpecError(f"classes takes an integer of at least 0, not {self.classes!r}")
+        check_input_shape(self.input_shape)
+        check_classes(self.classes)
         if not _is_number(self.norm_epsilon) or self.norm_epsilon <= 0:
             raise SpecError(f"norm_epsilon takes a positive number, not {self.norm_epsilon!r}")
         if not _is_number(self.norm_momentum) or not 0 <= self.norm_momentum < 1:
@@ -189,7 +185,30 @@ class ResNetSpec:
         Raises:
             SpecError: an unknown field, or a combination that does not make a network.
         """
-        return ResNetSpec.from_dict(merge(self.to_dict(), overrides))
+        values = self.to_dict()
+        # What was derived from the old block, stem and widths is derived again from the new ones.
+        for name, default in _defaults(self.block, self.stem, self.widths).items():
+            if values[name] == default:
+                values[name] = None
+        return named(ResNetSpec.from_dict(merge(values, overrides)), overrides)
+
+
+def _defaults(block: str, stem: str, widths: tuple[int, ...]) -> dict[str, Any]:
+    """Return the fields that follow from others unless given."""
+    basic = block == "basic"
+    return {
+        "stem_width": next(iter(widths), 0),
+        "expansion": 1 if basic else 4,
+        "shortcut": "A" if basic and stem == "cifar" else "B",
+    }
+
+
+def named(spec: ResNetSpec, overrides: Mapping[str, Any]) -> ResNetSpec:
+    """Return a spec whose catalogue-like name says its depth and whether it is plain."""
+    if "name" in overrides or not re.fullmatch(r"(resnet|plain)\d+", spec.name):
+        return spec
+    family = "plain" if spec.shortcut == "none" else "resnet"
+    return dataclasses.replace(spec, name=f"{family}{spec.depth}")
 
 
 def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +224,8 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
             continue
         if name not in known:
             raise SpecError(unknown("spec field", name, [*known, "depth", "width"]))
-        merged[name] = value
+        if value is not None:  # None: as it was
+            merged[name] = value
     if overrides.get("depth") is not None:
         merged["depths"] = _stage_depths(merged, overrides["depth"], "depths" in overrides)
     if overrides.get("width") is not None:
@@ -213,11 +233,43 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
+def check_classes(classes: Any) -> int:
+    """Return a number of classes.
+
+    Raises:
+        SpecError: it is not one.
+    """
+    classes = _plain_int(classes)
+    if not _is_int(classes) or classes < 0:
+        raise SpecError(f"classes takes an integer of at least 0, not {classes!r}")
+    return classes
+
+
+def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
+    """Return (height, width, channels).
+
+    Raises:
+        SpecError: it is not one.
+    """
+    values = _as_tuple("input_shape", shape)
+    known = [n for n in values if n is not None]
+    if len(values) != 3 or values[2] is None or not all(_is_int(n) and n > 0 for n in known):
+        raise SpecError(
+            "input_shape is (height, width, channels) in positive integers; height and width may "
+            f"be None; not {shape!r}"
+        )
+    return values  # type: ignore[return-value]
+
+
 def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tuple[int, ...]:
     if clash:
         raise SpecError("give depth or depths, not both")
+    depth = _plain_int(depth)
     if values["block"] not in BLOCK_LAYERS:
         raise SpecError(unknown("block", values["block"], BLOCK_LAYERS))
+    if not _is_int(depth):
+        raise SpecError(f"depth takes an integer, not {depth!r}")
+    assert isinstance(depth, int)
     if values["stem"] != "cifar":
         table = IMAGENET_DEPTHS[values["block"]]
         if depth not in table:
@@ -225,23 +277,24 @@ def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tupl
                 f"an ImageNet net with {values['block']} blocks has {' or '.join(map(str, table))} "
                 f"layers (Table 1), not {depth!r}; other depths by depths="
             )
-        return table[depth]  # type: ignore[index]
+        return table[depth]
     stages = len(values["widths"])
     per_block = BLOCK_LAYERS[values["block"]] * stages
-    if not _is_int(depth) or depth < per_block + 2 or (depth - 2) % per_block:  # type: ignore[operator]
-        low = max(1, (int(depth) - 2) // per_block) if _is_number(depth) else 1  # type: ignore[call-overload]
+    if depth < per_block + 2 or (depth - 2) % per_block:
+        low = max(1, (depth - 2) // per_block)
         near = f"{per_block * low + 2} and {per_block * (low + 1) + 2}"
         raise SpecError(
             f"depth of a CIFAR net with {values['block']} blocks is {per_block}n+2, not {depth!r}; "
             f"nearest: {near}"
         )
-    return ((depth - 2) // per_block,) * stages  # type: ignore[operator]
+    return ((depth - 2) // per_block,) * stages
 
 
 def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict[str, Any]:
     if clash:
         raise SpecError("give width or widths, not both")
-    if not _is_int(width) or width < 1:  # type: ignore[operator]
+    width = _plain_int(width)
+    if not isinstance(width, int) or not _is_int(width) or width < 1:
         raise SpecError(f"width takes a positive integer, not {width!r}")
     old = values["widths"]
     scaled = []
@@ -255,7 +308,14 @@ def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         raise SpecError(f"{name} takes a sequence of integers, not {value!r}")
-    return tuple(value)
+    return tuple(_plain_int(item) for item in value)
+
+
+def _plain_int(value: Any) -> Any:
+    """Return integers of other libraries (numpy's, say) as int, and anything else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    return operator.index(value)
 
 
 def _is_int(value: object) -> bool:
@@ -263,4 +323,4 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)

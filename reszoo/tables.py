@@ -63,8 +63,8 @@ def _headline(layers: Plan) -> str:
 
 
 def _counts(layers: Plan) -> list[str]:
+    weighted = sum(map(costs.weighted, layers))
     total = sum(map(costs.parameters, layers))
-    weighted = sum(x.op in ("conv", "dense") and not x.projection for x in layers)
     lines = [f"weighted layers  {weighted}", f"parameters       {total:,}"]
     if None in layers.layers[0].size:
         return [*lines, "FLOPs            depend on the input size, which is not given"]

@@ -12,6 +12,7 @@ from ablations import devices, environment
 from ablations.plan import cell_bytes, plan, total_memory
 from ablations.runner import child_environment
 
+TWO = ["GPU-0000,GPU-0001"]
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -87,9 +88,10 @@ def test_each_cell_has_a_gpu_of_its_own(smi, tmp_path) -> None:
     planned = quick(tmp_path)
     assert planned.platform.kind == "gpu" and planned.platform.device == H100
     assert (planned.platform.strategy, planned.platform.replicas) == ("mirrored", 1)
-    assert planned.slots == ["0", "1", "2"] and planned.jobs == 3
+    # By UUID: CUDA may number GPUs otherwise than nvidia-smi does.
+    assert planned.slots == ["GPU-0000", "GPU-0001", "GPU-0002"] and planned.jobs == 3
     variables = child_environment({}, planned.platform, planned.slots[1], 3)
-    assert variables["CUDA_VISIBLE_DEVICES"] == "1"
+    assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-0001"
     assert variables["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
@@ -98,14 +100,18 @@ def test_replicas_are_the_recipe_s_where_there_are_so_many(smi, tmp_path) -> Non
     recipe = {"replicas": 2, "bn_batch": 64}
     smi(H100, H100, H100, H100)
     planned = quick(tmp_path, recipe=recipe)
-    assert (planned.platform.replicas, planned.slots, planned.jobs) == (2, ["0,1", "2,3"], 2)
+    assert (planned.platform.replicas, planned.slots, planned.jobs) == (
+        2,
+        [*TWO, "GPU-0002,GPU-0003"],
+        2,
+    )
     smi(H100)
     planned = quick(tmp_path, recipe=recipe)
-    assert (planned.platform.replicas, planned.slots) == (1, ["0"])
+    assert (planned.platform.replicas, planned.slots) == (1, ["GPU-0000"])
     # Eight replicas of 32 on three GPUs: two share a batch, in groups of 32 images.
     smi(H100, H100, H100)
     planned = quick(tmp_path, recipe={"batch": 256, "replicas": 8, "bn_batch": 32})
-    assert (planned.platform.replicas, planned.slots) == (2, ["0,1"])
+    assert (planned.platform.replicas, planned.slots) == (2, TWO)
 
 
 def test_opting_out_of_the_strategy(smi, tmp_path) -> None:
@@ -113,7 +119,7 @@ def test_opting_out_of_the_strategy(smi, tmp_path) -> None:
     planned = quick(tmp_path, strategy="none", recipe={"replicas": 2})
     platform = planned.platform
     assert (platform.strategy, platform.replicas, platform.xla) == ("none", 1, True)
-    assert planned.slots == ["0", "1"]
+    assert planned.slots == ["GPU-0000", "GPU-0001"]
     with pytest.raises(ablations.UserError, match="unknown --strategy"):
         quick(tmp_path, strategy="mirorred")
 
@@ -127,6 +133,46 @@ def test_another_number_of_gpus_continues_a_directory(smi, tmp_path) -> None:
     smi("NVIDIA A100-SXM4-40GB")
     other = quick(tmp_path, threads=few.platform.threads)
     assert other.cells[0].identity != few.cells[0].identity
+
+
+def test_a_directory_keeps_its_replicas(smi, tmp_path) -> None:
+    """The paper's CIFAR recipe begun on one GPU, goes on on two; the other way it says no."""
+    from ablations import files
+
+    recipe = {"replicas": 2, "bn_batch": 64}
+    for first, then, outcome in ((1, 2, (1, 2)), (2, 4, (2, 2)), (2, 1, None)):
+        smi(*[H100] * first)
+        out = tmp_path / f"{first}{then}"
+        begun = plan("shortcuts", out=out, recipe=recipe, threads=1)
+        out.mkdir()
+        files.write_signed(out / "grid.json", begun.grid_json())
+        smi(*[H100] * then)
+        if outcome is None:
+            with pytest.raises(ablations.UserError, match="over 2 GPUs, there are 1"):
+                plan("shortcuts", out=out, recipe=recipe)
+        else:
+            on = plan("shortcuts", out=out, recipe=recipe)
+            assert (on.platform.replicas, on.jobs) == outcome
+            assert [c.identity for c in on.cells] == [c.identity for c in begun.cells]
+
+
+def test_an_nvidia_smi_that_fails_is_no_reason_to_train_on_the_processor(
+    smi, tmp_path, monkeypatch
+) -> None:
+    smi(H100)
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho Driver mismatch; exit 18\n")
+    with pytest.raises(ablations.UserError, match=r"fails \(Driver mismatch\)"):
+        devices.choose(None)
+    assert devices.choose("cpu").gpus == ()
+
+
+def test_mig_slices_and_beginnings_of_uuids(smi, monkeypatch) -> None:
+    smi(H100, H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-3f1a")
+    (found,) = devices.find_gpus()
+    assert (found.uuid, found.model) == ("MIG-3f1a", f"MIG slice of {H100}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0001")
+    assert [gpu.index for gpu in devices.find_gpus()] == ["1"]
 
 
 def test_more_jobs_than_gpus(smi, tmp_path) -> None:

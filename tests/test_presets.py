@@ -99,7 +99,7 @@ def train(grid: str, preset: str, data_dir: Path, out: Path, only: list[str]) ->
 def check(run: ablations.records.Run, only: list[str], data_name: str) -> None:
     done = run.done()
     assert {cell.arm for cell in done} == set(only), [c.problem for c in run.cells]
-    assert max(cell.record["attempts"] for cell in done) >= 2  # one was resumed
+    assert max(len(cell.record["attempts"]) for cell in done) >= 2  # one was resumed
     for cell in done:
         recipe, record = cell.config["recipe"], cell.record
         assert cell.config["data"]["name"] == data_name

@@ -48,13 +48,41 @@ def test_sub_batches_are_normalised_on_their_own() -> None:
     np.testing.assert_allclose(layer.moving_variance, x[:4].var((0, 1, 2)), rtol=1e-5)
 
 
-def test_sub_batch_must_divide() -> None:
+@pytest.mark.parametrize("batch", [3, 4, 8, 10, 11])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_short_last_group_is_one_of_its_own(batch: int, known: bool) -> None:
+    """Also while the size of the batch is unknown, as in `fit`; gradients included."""
+    import tensorflow as tf
+
     from reszoo.layers import BatchNormalization
 
-    layer = BatchNormalization()
-    layer.sub_batch = 3
-    with pytest.raises(ValueError, match="sub_batch 3 does not divide batch 8"):
-        layer(np.zeros((8, 2, 2, 1), np.float32), training=True)
+    layer = BatchNormalization(momentum=0.0, epsilon=1e-5)
+    layer.build((None, 3, 3, 2))
+    layer.sub_batch = 4
+    x = np.random.default_rng(1).normal(1, 2, (batch, 3, 3, 2)).astype(np.float32)
+    weights = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(y * weights)
+        return y, tape.gradient(loss, x)
+
+    shape = [batch if known else None, 3, 3, 2]
+    y, gradient = tf.function(run, input_signature=[tf.TensorSpec(shape)])(x)
+    reference = keras.layers.BatchNormalization(epsilon=1e-5)
+    for start in range(0, batch, 4):
+        part = tf.constant(x[start : start + 4])
+        with tf.GradientTape() as tape:
+            tape.watch(part)
+            wanted = reference(part, training=True)
+            loss = tf.reduce_sum(wanted * weights[start : start + 4])
+        np.testing.assert_allclose(y[start : start + 4], wanted, atol=1e-5)
+        np.testing.assert_allclose(
+            gradient[start : start + 4], tape.gradient(loss, part), atol=1e-4
+        )
+    np.testing.assert_allclose(layer.moving_mean, x[:4].mean((0, 1, 2)), rtol=1e-4)
 
 
 def test_population_statistics_are_the_mean_of_batch_moments() -> None:
@@ -112,10 +140,7 @@ arrays = {{"t/" + k: v for k, v in trainer.tensors().items()}}
 if case in ("two", "sub-batch"):
     share = BATCH // trainer.replicas
     half = [x[:4] for x, _ in feed(6)] + [x[4:] for x, _ in feed(6)]
-    if strategy is None:
-        trainer.population_statistics(half)
-    else:
-        trainer.population_statistics([x for x, _ in feed(6)])
+    trainer.population_statistics(half[:-1])  # an odd number of groups on two replicas
     arrays |= {{"p/" + k: v for k, v in trainer.tensors().items()}}
 np.savez(out, losses=losses, **arrays)
 """
@@ -194,6 +219,32 @@ def test_compile_for_a_user_s_own_fit() -> None:
     wanted = trainer.tensors()
     for variable in model.variables:
         np.testing.assert_allclose(variable, wanted[variable.path], rtol=2e-4, atol=2e-5)
+
+
+def test_fit_with_groups_and_a_short_last_batch() -> None:
+    """50,000 images are no multiple of 128: the last batch of an epoch is short."""
+    model = RECIPE.replace(bn_batch=4).compile(reszoo.build(spec(), seed=0))
+    x, y = (np.concatenate(part) for part in zip(*feed(3), strict=True))
+    history = model.fit(x[:21], y[:21], batch_size=BATCH, epochs=2, verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))
+
+
+def test_population_statistics_do_not_depend_on_the_order_of_storage() -> None:
+    """Data sets are often stored class by class; the groups must be mixed all the same."""
+    from ablations.data import Images
+    from ablations.stream import PixelSource, shuffled_groups
+
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4, dtype=np.int32), 200)  # sorted by class
+    images = draw.integers(0, 60, (800, 8, 8, 2)) + 60 * labels[:, None, None, None]
+    mean = np.zeros((8, 8, 2), np.float32)
+    found = []
+    for rows in (np.arange(800), draw.permutation(800)):
+        part = Images(images[rows].astype(np.uint8), labels[rows])
+        groups = shuffled_groups(PixelSource(part, RECIPE, 0, mean), 16, seed=0)
+        found.append(np.mean([group.var() for group in groups]))
+    # Groups of one class would have a variance 14 times smaller.
+    assert found[0] == pytest.approx(found[1], rel=0.1)
 
 
 def test_compile_says_what_it_cannot_schedule() -> None:

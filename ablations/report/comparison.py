@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.audit import Audit, audit
-from ablations.recipes import DIFFERENCES
+from ablations.recipes import RECIPES, Recipe, differences
 from ablations.records import Arm, Cell, Run
 from ablations.stats import Difference, Summary, paired, summarise
 
@@ -87,8 +87,7 @@ def compare(run: Run) -> Comparison:
             )
         )
     checked = audit(run)
-    recipe = run.arms[0].recipe
-    template = DIFFERENCES.get(grid["recipe"], ())
+    unlike = _differences(run)
     paper = grid["paper"]
     return Comparison(
         title=grid["title"],
@@ -102,12 +101,35 @@ def compare(run: Run) -> Comparison:
         ],
         audit=checked,
         caption=_caption(run),
-        differences=[line.format(**recipe) for line in template],
-        paper=f"{paper['metric']}; {paper['protocol']}; n = {paper['n']}; {paper['source']}. "
-        "Another protocol: not comparable with the columns beside it."
+        differences=unlike,
+        paper=f"{paper['metric']}; {paper['protocol']}; n = {paper['n']}; {paper['source']}."
+        + (" Another protocol: not comparable with the columns beside it." if unlike else "")
         if paper
         else "",
     )
+
+
+def _differences(run: Run) -> list[str]:
+    """Return what separates the run from the paper's protocol; per arm where arms differ."""
+    grid, found = run.grid, {}
+    images = next((c.record["results"]["train_images"] for c in run.done() if c.record), None)
+    if images is None:
+        return []
+    for arm in run.arms:
+        imagenet = (arm.spec or {}).get("stem", "imagenet") == "imagenet"
+        paper = RECIPES["paper-imagenet" if imagenet else "paper-cifar"]
+        found[arm.name] = differences(
+            Recipe.from_dict(arm.recipe), paper, grid["data"]["name"],
+            grid["platform"]["replicas"], images,
+        )  # fmt: skip
+    common = [line for line in found[run.arms[0].name] if all(line in x for x in found.values())]
+    special = [
+        f"{arm}: {line}" for arm, lines in found.items() for line in lines if line not in common
+    ]
+    widths = {(arm.spec or {}).get("stem_width") for arm in run.arms}
+    if len(widths) == 1 and (width := widths.pop()) not in (16, 64, None):
+        common.append(f"networks of width {width} (the paper: 16 for CIFAR, 64 for ImageNet)")
+    return common + special
 
 
 def _text(value: Any) -> str:
@@ -161,6 +183,14 @@ def _caption(run: Run) -> list[str]:
             f"The recipe names {recipe['replicas']} replicas; {platform['replicas']} shared each "
             f"batch here; {same}."
         )
+    if recipe["test_views"] > 1:
+        text.append(
+            f"Test error: {recipe['test_views']} crops, softmax averaged; training error and "
+            "curves: centre crops."
+        )
+    late = [f"{c.arm}/seed{c.seed}" for c in run.done() if c.results.get("warmup_steps", 0) is None]
+    if late:
+        text.append(f"THE WARM-UP NEVER ENDED in {', '.join(late)}: the rate stayed at its level.")
     if recipe["statistics"] == "population":
         text.append(
             "BN at test time: population statistics (mean of per-batch moments over the training "
@@ -197,7 +227,7 @@ def interval(difference: Difference | None) -> str:
         return "–"
     text = signed(difference.mean)
     if difference.low is None or difference.high is None:
-        return text
+        return text + (" (all equal)" if difference.n > 2 else "")
     return f"{text} [{signed(difference.low)}, {signed(difference.high)}]"
 
 

@@ -148,7 +148,7 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
     head += ["Δ train\n[95 %]"] * wide + ["Δ test\n[95 %]", "params\nMACs", "img/s\nwall"]
     head += ["paper\n¹" if narrow else "paper¹"] if comparison.paper else []
     for column, title in enumerate(head):
-        table.add_column(title, justify="left" if column == 0 else "right", no_wrap=True)
+        table.add_column(title, justify="left" if column == 0 else "right", no_wrap=column > 0)
 
     def seeds(summary: Summary) -> str:
         values = each(summary).split() if summary.n > 1 else []
@@ -158,7 +158,9 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
     for row in comparison.rows:
         wall = duration(row.wall_seconds.mean).replace(" min ", "m").replace(" s", "s")
         cells = [
-            row.arm.name if row.arm.name == row.differs else f"{row.arm.name}\n{row.differs}",
+            f"{row.arm.name}\n"
+            + ("" if row.arm.name == row.differs else f"{row.differs}, ")
+            + f"n = {_n(row)}",
             percent(row.train_error) + seeds(row.train_error),
             percent(row.test_error) + seeds(row.test_error),
             *([interval(row.train_difference).replace(" [", "\n[")] * wide),
@@ -175,6 +177,8 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
     for line in _state(comparison):
         console.print(Text(line))
     console.print(table)
+    if not wide and len(comparison.rows) > 1:
+        console.print(Text("(Δ train: in table.md, or in a terminal of 112 columns)"))
     console.print()
     for line in comparison.caption:
         console.print(Text(line))
@@ -216,10 +220,6 @@ def _n(row: Row) -> str:
 
 def _macs(macs: int) -> str:
     return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.2f} M"
-
-
-def _compact(number: int) -> str:
-    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
 
 
 def _mean(value: float) -> str:

@@ -36,7 +36,9 @@ class ResNet(keras.Model):
     """
 
     def __init__(self, *args: Any, spec: ResNetSpec | dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        # Here, and not only in build: clone_model and loading come this way too.
+        with deep_graph(20_000):
+            super().__init__(*args, **kwargs)
         self._spec = ResNetSpec.from_dict(spec) if isinstance(spec, dict) else spec
 
     @property
@@ -55,4 +57,4 @@ class ResNet(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResNet:
         """Rebuild the model, however deep."""
         with deep_graph(len(config.get("layers", ()))):
-            return super().from_config(config, custom_objects=custom_objects)
+            return super().from_config(dict(config), custom_objects=custom_objects)

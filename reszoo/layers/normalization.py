@@ -47,19 +47,34 @@ class BatchNormalization(keras.layers.BatchNormalization):
         x = tf.cast(inputs, self.compute_dtype)
         if not train:
             return self._fused(x, train=False)[0]
-        groups = [x]
-        if self.sub_batch and x.shape[0] != self.sub_batch:
-            if x.shape[0] is None or x.shape[0] % self.sub_batch:
-                raise ValueError(f"sub_batch {self.sub_batch} does not divide batch {x.shape[0]}")
-            groups = tf.split(x, x.shape[0] // self.sub_batch)
-        outputs, mean, variance = self._fused(groups[0], train=True)
-        count = tf.cast(tf.size(groups[0]), tf.float32) / mean.shape[0]
+        whole = not self.sub_batch or x.shape[0] == self.sub_batch
+        first = x if whole else x[: self.sub_batch]
+        outputs, mean, variance = self._fused(first, train=True)
+        count = tf.cast(tf.size(first), tf.float32) / mean.shape[0]
         variance = variance * self._variance_factor(count)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving.value * self.momentum + value * (1.0 - self.momentum))
-        if len(groups) == 1:
-            return outputs
-        return tf.concat([outputs, *(self._fused(g, train=True)[0] for g in groups[1:])], 0)
+        return outputs if whole else tf.concat([outputs, self._other_groups(x)], 0)
+
+    def _other_groups(self, x: Any) -> Any:
+        """Return the groups after the first, each normalised with its own statistics."""
+        import tensorflow as tf
+
+        size, batch = self.sub_batch, x.shape[0]
+        if batch is not None:
+            parts = [x[start : start + size] for start in range(size, batch, size)]
+            outputs = [self._fused(part, train=True)[0] for part in parts]
+            return tf.concat(outputs, 0) if outputs else x[size:]
+        # The size of the batch is unknown while tracing (`fit` with a short last batch).
+        full = tf.shape(x)[0] // size * size
+        grouped = tf.reshape(x[size:full], [-1, size, *x.shape[1:]])
+        outputs = tf.map_fn(lambda part: self._fused(part, train=True)[0], grouped)
+        rest = tf.cond(
+            tf.shape(x)[0] > tf.maximum(full, size),
+            lambda: self._fused(x[full:], train=True)[0],
+            lambda: x[:0],
+        )
+        return tf.concat([tf.reshape(outputs, [-1, *x.shape[1:]]), rest], 0)
 
     def _fused(self, x: Any, train: bool) -> tuple[Any, Any, Any]:
         """Return the kernel's output, and the mean and Bessel-corrected variance that it used."""
@@ -86,6 +101,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.axis in (-1, 3)
             and not (self.synchronized or self.renorm)
             and self.compute_dtype in ("float32", "float16", "bfloat16")
+            and self.variable_dtype == "float32"
         )
 
     @staticmethod
