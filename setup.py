@@ -51,11 +51,13 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "parity": ["torch"],
+        # This release has a CPU build; others bring CUDA, several GB.
+        "parity": ["torch==2.13.0"],
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.9",
             "types-PyYAML",
         ],

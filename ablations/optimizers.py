@@ -121,6 +121,10 @@ def compile_model(recipe: Recipe, model: keras.Model, images: int) -> keras.Mode
         raise RecipeError(f"recipe {recipe.name} counts epochs: give images=len(training set)")
     schedule = RecipeSchedule(recipe.to_dict(), recipe.steps(images))
     activation = getattr(model.layers[-1], "activation", None)
+    if activation not in (None, keras.activations.linear, keras.activations.softmax):
+        raise RecipeError(
+            f"the model ends in {activation.__name__}; the paper's loss takes softmax or logits"
+        )
     model.compile(
         MomentumSGD(schedule, recipe.momentum, recipe.l2, recipe.l2_on),
         keras.losses.SparseCategoricalCrossentropy(

@@ -15,7 +15,7 @@ from reszoo.errors import SpecError, unknown
 from reszoo.layers import deep_graph
 from reszoo.layers.shortcuts import zero_channels
 from reszoo.plans import Layer, Plan, plan
-from reszoo.specs import ResNetSpec
+from reszoo.specs import ResNetSpec, plain_int
 
 _ACTIVATIONS = (None, "softmax", "sigmoid", "linear")
 _POOLING = (None, "avg", "max")
@@ -185,7 +185,7 @@ def _indices(wanted: Sequence[int] | None, count: int) -> list[int]:
         raise SpecError(f"out_indices takes a sequence of integers, not {wanted!r}")
     indices: list[int] = []
     for index in wanted:
-        index = getattr(index, "__index__", lambda index=index: index)()
+        index = plain_int(index)
         if not isinstance(index, int) or isinstance(index, bool) or not -count <= index < count:
             raise SpecError(
                 f"out_indices: {index!r} is not between {-count} and {count - 1} "

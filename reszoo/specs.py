@@ -92,7 +92,7 @@ class ResNetSpec:
         for name in ("depths", "widths", "input_shape"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         for name in ("stem_width", "expansion", "classes"):
-            object.__setattr__(self, name, _plain_int(getattr(self, name)))
+            object.__setattr__(self, name, plain_int(getattr(self, name)))
         for name, default in _defaults(self.block, self.stem, self.widths).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
@@ -239,7 +239,7 @@ def check_classes(classes: Any) -> int:
     Raises:
         SpecError: it is not one.
     """
-    classes = _plain_int(classes)
+    classes = plain_int(classes)
     if not _is_int(classes) or classes < 0:
         raise SpecError(f"classes takes an integer of at least 0, not {classes!r}")
     return classes
@@ -264,7 +264,7 @@ def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
 def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tuple[int, ...]:
     if clash:
         raise SpecError("give depth or depths, not both")
-    depth = _plain_int(depth)
+    depth = plain_int(depth)
     if values["block"] not in BLOCK_LAYERS:
         raise SpecError(unknown("block", values["block"], BLOCK_LAYERS))
     if not _is_int(depth):
@@ -293,7 +293,7 @@ def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tupl
 def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict[str, Any]:
     if clash:
         raise SpecError("give width or widths, not both")
-    width = _plain_int(width)
+    width = plain_int(width)
     if not isinstance(width, int) or not _is_int(width) or width < 1:
         raise SpecError(f"width takes a positive integer, not {width!r}")
     old = values["widths"]
@@ -308,10 +308,10 @@ def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         raise SpecError(f"{name} takes a sequence of integers, not {value!r}")
-    return tuple(_plain_int(item) for item in value)
+    return tuple(plain_int(item) for item in value)
 
 
-def _plain_int(value: Any) -> Any:
+def plain_int(value: Any) -> Any:
     """Return integers of other libraries (numpy's, say) as int, and anything else as it is."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return value

@@ -137,3 +137,37 @@ def test_other_recorded_facts(copy: Path, path, value, words) -> None:
     report.write(run)
     table = (copy / "table.md").read_text()
     assert "NOT MATCHED" in table and problems[0] in table
+
+
+@pytest.mark.parametrize(
+    ("factor", "levels", "words"),
+    [
+        ("recipe.batch", "[8, 16]", "batch"),
+        ("recipe.flip", "[yes, no]", "flip"),
+        ("initializer", "[he_normal, glorot_uniform]", "initializer"),
+    ],
+)
+def test_what_differs_on_purpose_is_no_mismatch(factor, levels, words, images, tmp_path) -> None:
+    """A factor may change what is fed or the initial values: said, and not called unmatched."""
+    grid = tmp_path / "g.yaml"
+    grid.write_text(
+        f"factors: {{{factor}: {levels}}}\n"
+        "presets: {quick: {network: resnet20, depth: 8, width: 4, recipe: quick, "
+        "dataset: folder}}\n"
+    )
+    run = ablations.run_grid(
+        str(grid), data_dir=images, seeds=1, epochs=1, out=tmp_path / "run", threads=1
+    )
+    found = audit(run)
+    assert found.matched, found.problems
+    assert any("on purpose" in fact and words in fact for fact in found.facts)
+
+
+def test_other_code_is_a_mismatch(copy: Path) -> None:
+    def change(record: dict, directory: Path) -> None:
+        record["attempts"][0]["code"]["sources_sha256"] = "0" * 64
+
+    rewrite(copy, "B", 1, change)
+    assert any(
+        "code of reszoo or ablations differs" in p for p in audit(ablations.load(copy)).problems
+    )

@@ -80,6 +80,12 @@ def test_feature_maps() -> None:
         ({"pooling": "mean", "include_top": False}, 'unknown pooling "mean"'),
         ({"classifier_activation": "softmx"}, 'did you mean "softmax"'),
         ({"shortct": "A"}, 'did you mean "shortcut"'),
+        ({"features_only": True, "out_indices": -1}, "out_indices takes a sequence"),
+        ({"features_only": True, "out_indices": (1, 1)}, "twice"),
+        ({"features_only": True, "out_indices": (True,)}, "out_indices: True"),
+        ({"input_shape": 32}, "input_shape takes a sequence"),
+        ({"input_tensor": np.zeros((1, 8, 8, 3))}, "input_tensor takes a Keras tensor"),
+        ({"seed": "a"}, "seed takes an integer"),
     ],
 )
 def test_bad_arguments(arguments: dict, words: str) -> None:
@@ -97,11 +103,35 @@ def test_logits_and_probabilities() -> None:
 
 def test_input_tensor_and_mixed_precision() -> None:
     tensor = keras.Input((28, 28, 1))
-    model = reszoo.build("resnet20", input_tensor=keras.layers.Rescaling(1 / 255)(tensor))
-    assert model.spec.input_shape == (28, 28, 1)
+    model = reszoo.build("resnet20", seed=0, input_tensor=keras.layers.Rescaling(1000.0)(tensor))
+    bare = reszoo.build("resnet20", seed=0, input_shape=(28, 28, 1))
+    x = inputs(bare)
+    np.testing.assert_allclose(model(x), bare(1000 * x), rtol=1e-4, atol=1e-6)
+    assert model.spec.input_shape == (28, 28, 1) and model.inputs[0] is tensor
     mixed = reszoo.build("resnet20", dtype="mixed_bfloat16")
     assert mixed(inputs(mixed)).dtype == "float32"
     assert mixed.get_layer("stem_conv").compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16"])
+def test_other_precisions_train_and_infer(dtype: str) -> None:
+    model = reszoo.build("resnet20", depth=8, width=4, dtype=dtype, input_shape=(8, 8, 3))
+    for training in (False, True):
+        assert np.all(np.isfinite(np.asarray(model(inputs(model), training=training), np.float32)))
+
+
+def test_clones_and_configs() -> None:
+    model = reszoo.build("plain20", depth=362, width=2, input_shape=(8, 8, 3))
+    clone = keras.models.clone_model(model)  # deeper than Python's limit
+    assert clone.count_params() == model.count_params()
+    config = model.get_config()
+    for _ in range(2):  # from_config leaves its argument as it was
+        assert type(model).from_config(config).spec == model.spec
+
+
+def test_vgg_without_a_top_takes_any_size() -> None:
+    model = reszoo.build("vgg16", input_shape=(None, None, 3), include_top=False)
+    assert model(np.zeros((1, 40, 33, 3), np.float32)).shape == (1, 2, 2, 512)
 
 
 CASES = [
@@ -171,6 +201,13 @@ def test_portable_file_loads_without_reszoo(tmp_path) -> None:
     model = reszoo.build("resnet20", shortcut_pad="both", portable=True)
     hide = "import sys; sys.modules['reszoo'] = None; import keras"  # import reszoo would fail
     run_loader(tmp_path, model, hide, "keras.saving.load_model(sys.argv[1])")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16"])
+def test_files_of_stock_layers_have_no_spec(name: str, tmp_path) -> None:
+    model = reszoo.build(name, portable=True, input_shape=(32, 32, 3), classes=3)
+    model.save(tmp_path / "m.keras")
+    assert reszoo.load(tmp_path / "m.keras").spec is None
 
 
 def test_load_says_what_is_wrong(tmp_path) -> None:

@@ -24,10 +24,9 @@ from ablations.plan import plan
 TRAIN, TEST = 16, 8  # images: an epoch is two steps of 8
 
 
-@pytest.fixture(scope="session")
-def cifar10(tmp_path_factory) -> Path:
-    """Return a folder of CIFAR-10's binary version: 3,073-byte records, label first."""
-    folder = tmp_path_factory.mktemp("cifar") / "cifar-10-batches-bin"
+def write_cifar10(root: Path, sizes: list[int]) -> Path:
+    """Write CIFAR-10's binary version: 3,073-byte records, label first."""
+    folder = root / "cifar-10-batches-bin"
     folder.mkdir()
     draw = np.random.default_rng(0)
 
@@ -36,23 +35,20 @@ def cifar10(tmp_path_factory) -> Path:
         rows[:, 0] = (first + np.arange(count)) % 10
         return rows.tobytes()
 
-    sizes = [4, 3, 3, 3, 3]
     for number, size in enumerate(sizes, start=1):
         (folder / f"data_batch_{number}.bin").write_bytes(records(size, sum(sizes[: number - 1])))
     (folder / "test_batch.bin").write_bytes(records(TEST, 0))
     names = [f"class{number}" for number in range(10)]
     (folder / "batches.meta.txt").write_text("\n".join(names) + "\n")
-    return folder.parent
+    return root
 
 
-@pytest.fixture(scope="session")
-def imagenet(tmp_path_factory) -> Path:
-    """Return class folders of JPEG photographs of different sizes, as ILSVRC2012 unpacks to."""
+def write_imagenet(folder: Path, train: int) -> Path:
+    """Write class folders of JPEG photographs of different sizes, as ILSVRC2012 unpacks to."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("imagenet")
     draw = np.random.default_rng(1)
-    for part, count in (("train", TRAIN // 2), ("val", TEST // 2)):
+    for part, count in (("train", train // 2), ("val", TEST // 2)):
         for synset in ("n01440764", "n01443537"):
             directory = folder / part / synset
             directory.mkdir(parents=True)
@@ -61,6 +57,24 @@ def imagenet(tmp_path_factory) -> Path:
                 image = Image.fromarray(draw.integers(0, 256, shape, np.uint8))
                 image.save(directory / f"{synset}_{index}.JPEG")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory) -> Path:
+    return write_cifar10(tmp_path_factory.mktemp("cifar"), [4, 3, 3, 3, 3])
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory) -> Path:
+    return write_imagenet(tmp_path_factory.mktemp("imagenet"), TRAIN)
+
+
+@pytest.fixture(scope="session")
+def more(tmp_path_factory) -> Path:
+    """Return a folder with enough images of both for the recipes as they stand."""
+    root = write_cifar10(tmp_path_factory.mktemp("more"), [16] * 5)
+    write_imagenet(root, 36)
+    return root
 
 
 #: The fields of a recipe that make 4 steps on 16 images exercise all of it. Where there is a
@@ -150,9 +164,9 @@ def test_every_imagenet_arm(grid: str, preset: str, imagenet: Path, tmp_path: Pa
     check(ablations.load(out), names(grid, preset), "imagenet")
 
 
-def test_presets_as_the_paper_has_them(cifar10: Path, imagenet: Path, tmp_path: Path) -> None:
+def test_presets_as_the_paper_has_them(more: Path, tmp_path: Path) -> None:
     """The resolved configurations, without any override."""
-    planned = plan("depth", preset="paper", data_dir=cifar10, out=tmp_path / "a", seeds=5)
+    planned = plan("depth", preset="paper", data_dir=more, out=tmp_path / "a", seeds=5)
     assert [arm.weighted_layers for arm in planned.arms] == [20, 32, 44, 56, 110]
     for arm in planned.arms:
         recipe = arm.recipe
@@ -165,7 +179,7 @@ def test_presets_as_the_paper_has_them(cifar10: Path, imagenet: Path, tmp_path: 
     millions = [round(arm.parameters / 1e6, 2) for arm in planned.arms]
     assert millions == [0.27, 0.46, 0.66, 0.85, 1.73]
 
-    planned = plan("shortcuts", preset="paper", data_dir=imagenet, out=tmp_path / "b")
+    planned = plan("shortcuts", preset="paper", data_dir=more, out=tmp_path / "b")
     assert [arm.network for arm in planned.arms] == ["resnet34"] * 4
     assert [arm.spec["shortcut"] for arm in planned.arms] == ["none", "A", "B", "C"]
     for arm in planned.arms:
@@ -174,19 +188,25 @@ def test_presets_as_the_paper_has_them(cifar10: Path, imagenet: Path, tmp_path: 
         assert (recipe["iterations"], recipe["l2"], recipe["test_views"]) == (600_000, 1e-4, 10)
         assert (recipe["augmentation"], recipe["learning_rate"]) == ("scale", 0.1)
 
-    planned = plan("degradation", preset="paper-imagenet", data_dir=imagenet, out=tmp_path / "c")
+    planned = plan("degradation", preset="paper-imagenet", data_dir=more, out=tmp_path / "c")
     assert [(a.name, a.weighted_layers) for a in planned.arms] == [
         ("plain-18", 18), ("plain-34", 34), ("residual-18", 18), ("residual-34", 34),
     ]  # fmt: skip
 
 
-def test_one_network_under_the_paper_s_protocol(cifar10: Path, tmp_path: Path) -> None:
-    options = {"preset": "paper", "data_dir": cifar10, "out": tmp_path / "run"}
+def test_one_network_under_the_paper_s_protocol(more: Path, tmp_path: Path) -> None:
+    options = {"preset": "paper", "data_dir": more, "out": tmp_path / "run"}
     planned = plan(net="resnet56", dataset="cifar10", **options)
     assert planned.grid.recipe == "paper-cifar" and planned.arms[0].weighted_layers == 56
     assert plan(net="resnet110", **options).grid.recipe == "paper-cifar-warmup"
     # Without two GPUs, BN still sees 64 images.
     assert planned.platform.replicas == 1 and planned.arms[0].recipe["bn_batch"] == 64
+
+
+def test_too_few_images_for_population_statistics(cifar10: Path, tmp_path: Path) -> None:
+    """Said before training, not after it."""
+    with pytest.raises(ablations.UserError, match="need 64 training images"):
+        plan("depth", preset="paper", data_dir=cifar10, out=tmp_path / "run")
 
 
 def test_without_data_one_line_says_what_to_put_where(tmp_path: Path, monkeypatch) -> None:

@@ -48,6 +48,65 @@ def test_derived_overrides() -> None:
     assert reszoo.spec(reszoo.spec("resnet20"), depth=56) == reszoo.spec("resnet56")
 
 
+def test_none_means_as_it_was() -> None:
+    """A plain net must not become residual by shortcut=None."""
+    assert reszoo.spec("plain20", shortcut=None) == reszoo.spec("plain20")
+    assert reszoo.spec("resnet20", shortcut=None, widths=None) == reszoo.spec("resnet20")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"block": "bottleneck", "depth": 29},
+        {"widths": (8, 16, 32)},
+        {"width": 8, "depth": 8},
+        {"shortcut": "C"},
+        {"shortcut": "none"},
+        {"stem": "imagenet", "widths": (64, 128, 256)},
+        {"classes": 100},
+    ],
+)
+def test_a_spec_and_its_name_are_overridden_alike(overrides) -> None:
+    by_name = reszoo.spec("resnet20", **overrides)
+    by_object = reszoo.spec(reszoo.spec("resnet20"), **overrides)
+    assert by_name.diff(by_object) == {} and by_name.name == by_object.name
+
+
+def test_names_say_what_the_network_is() -> None:
+    assert reszoo.spec("plain20", shortcut="C").name == "resnet20"
+    assert reszoo.spec("resnet20", shortcut="none").name == "plain20"
+    assert reszoo.spec("resnet20", block="bottleneck", depth=29).name == "resnet29"
+    assert reszoo.spec("resnet20", name="mine", depth=8).name == "mine"
+
+
+def test_integers_of_other_libraries() -> None:
+    import numpy as np
+
+    spec = reszoo.spec(
+        "resnet20", depth=np.int64(8), width=np.int32(4), classes=np.int64(7),
+        input_shape=np.array([8, 8, 3]),
+    )  # fmt: skip
+    assert spec == reszoo.spec("resnet20", depth=8, width=4, classes=7, input_shape=(8, 8, 3))
+    assert {type(n) for n in (*spec.depths, *spec.widths, spec.classes)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"classes": -5}, "classes takes"),
+        ({"classes": True}, "classes takes"),
+        ({"input_shape": (224.5, 224, 3)}, "input_shape is"),
+        ({"input_shape": (224, 224)}, "input_shape is"),
+        ({"input_shape": (224, 224, None)}, "input_shape is"),
+        ({"input_shape": "abc"}, "input_shape takes a sequence"),
+        ({"shortcut": "A"}, "comparator"),
+    ],
+)
+def test_comparators_check_their_arguments_too(overrides, words) -> None:
+    with pytest.raises(reszoo.SpecError, match=words):
+        reszoo.complexity("vgg16", **overrides)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "words"),
     [
@@ -66,6 +125,10 @@ def test_derived_overrides() -> None:
         ("resnet20", {"input_shape": (32, 32, None)}, "input_shape is"),
         ("resnet20", {"widths": (32, 16, 16)}, 'shortcut "A" only adds'),
         ("resnet20", {"norm_epsilon": 0}, "norm_epsilon"),
+        ("resnet20", {"norm_epsilon": float("nan")}, "norm_epsilon"),
+        ("resnet20", {"depth": float("nan")}, "depth takes an integer"),
+        ("resnet18", {"depth": [34]}, "depth takes an integer"),
+        ("resnet20", {"name": ["x"]}, "name takes text"),
         ("resnet20", {"block": "fancy"}, 'unknown block "fancy"'),
         ("vgg16", {}, "comparator"),
         (34, {}, "a network is a name"),

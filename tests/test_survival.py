@@ -27,7 +27,7 @@ import ablations
 from ablations import checkpoints, files, records
 
 #: As in the paper: L2, crops, BN over sub-batches, population statistics, an error-triggered
-#: warm-up and a drop. 48 images in batches of 8: 6 steps an epoch, so that kills fall inside epochs.
+#: warm-up and a drop. 48 images in batches of 8: 6 steps an epoch, so kills fall inside epochs.
 GRID = """
 title: Survival
 factors: {shortcut: [A, B]}
@@ -170,7 +170,7 @@ def test_fifty_kills_at_random_moments(grid, images, whole, tmp_path) -> None:
 
 
 def test_a_cut_at_an_epoch_s_end(grid, images, whole, tmp_path) -> None:
-    """At the moment at which a checkpoint is half written: the JSON that makes it valid is missing."""
+    """While a checkpoint is half written: the JSON that makes it valid is missing."""
     out = tmp_path / "run"
 
     def half(_: float) -> bool:
