@@ -123,8 +123,11 @@ def evaluate(
     protocol = recipe("quick").replace(**cell["recipe"]) if cell else recipe("quick")
     workers = os.cpu_count() or 1
     if cell and cell["data"]["digest"] == loaded.digest:
-        with np.load(file.parent / "predictions.npz", allow_pickle=False) as arrays:
-            mean, origin = arrays["pixel_mean"], "the cell"
+        try:
+            with np.load(file.parent / "predictions.npz", allow_pickle=False) as arrays:
+                mean, origin = arrays["pixel_mean"], "the cell"
+        except Exception as error:  # a damaged zip file raises whatever it leads to
+            raise UserError(f"{file.parent / 'predictions.npz'} is damaged: {error}") from error
     else:
         mean, origin = training_mean(loaded.train, protocol, workers), "the training part"
     source = make_source(getattr(loaded, part), protocol, 0, mean, workers)
@@ -159,7 +162,10 @@ def _cell(file: Path) -> dict[str, Any] | None:
     path = file.parent / "cell.json"
     if not path.exists() or not (file.parent / "predictions.npz").exists():
         return None
-    return files.read_json(path)["config"]
+    try:
+        return files.read_json(path)["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def console() -> None:

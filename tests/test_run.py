@@ -201,6 +201,18 @@ def test_evaluate_says_what_does_not_fit(arguments, words, copy: Path, tmp_path:
     assert outcome.stdout == "" and "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize("name", ["cell.json", "predictions.npz"])
+def test_evaluate_names_damaged_files_beside_the_model(name, copy: Path, images: Path) -> None:
+    path = copy / "cells" / "A" / "seed0" / name
+    path.write_bytes(path.read_bytes()[:100])
+    outcome = subprocess.run(
+        [sys.executable, "-m", "ablations.evaluate", path.parent / "model.keras",
+         "--data_dir", images], env=ENV, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert outcome.returncode == 2 and f"{path} is damaged" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
 # --- the process model
 
 

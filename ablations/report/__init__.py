@@ -6,7 +6,8 @@ from ablations import files
 from ablations.records import Run
 from ablations.report import tensorboard
 from ablations.report.comparison import Comparison, compare
-from ablations.report.table import cells_csv, markdown, table_csv, terminal
+from ablations.report.table import cells_csv, markdown, table_csv
+from ablations.report.terminal import terminal
 
 __all__ = ["Comparison", "compare", "terminal", "write"]
 

@@ -1,4 +1,4 @@
-"""The comparison table as terminal text, Markdown and CSV."""
+"""The comparison table as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ablations.report.comparison import (
     interval,
     percent,
 )
-from ablations.stats import Summary
 
 #: Columns of cells.csv, version 1: one row a cell, finished or not.
 CELLS = (
@@ -37,22 +36,22 @@ def markdown(comparison: Comparison) -> str:
     ]  # fmt: skip
     if not comparison.paper:
         head.pop()
-    lines = [f"# {comparison.title}", "", *_state(comparison)]
+    lines = [f"# {comparison.title}", "", *state(comparison)]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in comparison.rows:
         cells = [
             row.arm.name,
             row.differs,
             f"{row.arm.parameters:,}",
-            _macs(row.arm.macs),
-            _n(row),
+            macs(row.arm.macs),
+            planned_of(row),
             percent(row.train_error),
             each(row.train_error),
             percent(row.test_error),
             each(row.test_error),
             interval(row.train_difference),
             interval(row.test_difference),
-            _mean(row.images_per_second.mean),
+            mean(row.images_per_second.mean),
             duration(row.wall_seconds.mean),
         ]
         if comparison.paper:
@@ -61,7 +60,7 @@ def markdown(comparison: Comparison) -> str:
     lines += [""] + [f"{line}\n" for line in comparison.caption]
     if comparison.paper:
         lines.append(f"¹ The paper's {comparison.paper}\n")
-    lines += _list(_matching_head(comparison), comparison.audit.problems or comparison.audit.facts)
+    lines += _list(matching_head(comparison), comparison.audit.problems or comparison.audit.facts)
     lines += _list("Differences from the paper's protocol:", comparison.differences)
     lines += _list("Failed cells:", comparison.failures)
     return "\n".join(lines).rstrip() + "\n"
@@ -129,80 +128,15 @@ def cells_csv(run: Run) -> str:
     return _csv(list(CELLS), rows)
 
 
-def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> str:
-    """Return the table for a terminal of `width` columns."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    wide, narrow = width >= 112, width < 96
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0) if narrow else (0, 1),
-        header_style="bold",
-        show_edge=False,
-    )
-    head = ["arm", "train error %", "test error %"]
-    head += ["Δ train\n[95 %]"] * wide + ["Δ test\n[95 %]", "params\nMACs", "img/s\nwall"]
-    head += ["paper\n¹" if narrow else "paper¹"] if comparison.paper else []
-    for column, title in enumerate(head):
-        table.add_column(title, justify="left" if column == 0 else "right", no_wrap=column > 0)
-
-    def seeds(summary: Summary) -> str:
-        values = each(summary).split() if summary.n > 1 else []
-        step = 2 if narrow else max(3, len(values))
-        return "".join("\n" + " ".join(values[i : i + step]) for i in range(0, len(values), step))
-
-    for row in comparison.rows:
-        wall = duration(row.wall_seconds.mean).replace(" min ", "m").replace(" s", "s")
-        cells = [
-            f"{row.arm.name}\n"
-            + ("" if row.arm.name == row.differs else f"{row.differs}, ")
-            + f"n = {_n(row)}",
-            percent(row.train_error) + seeds(row.train_error),
-            percent(row.test_error) + seeds(row.test_error),
-            *([interval(row.train_difference).replace(" [", "\n[")] * wide),
-            interval(row.test_difference).replace(" [", "\n["),
-            f"{row.arm.parameters:,}\n{_macs(row.arm.macs)}",
-            f"{_mean(row.images_per_second.mean)}\n{wall}",
-        ]
-        if comparison.paper:
-            cells.append(row.paper or "–")
-        table.add_row(*(Text(cell) for cell in cells))
-    text = io.StringIO()
-    console = Console(file=text, width=width, force_terminal=color, no_color=not color)
-    console.print(Text(comparison.title, style="bold"))
-    for line in _state(comparison):
-        console.print(Text(line))
-    console.print(table)
-    if not wide and len(comparison.rows) > 1:
-        console.print(Text("(Δ train: in table.md, or in a terminal of 112 columns)"))
-    console.print()
-    for line in comparison.caption:
-        console.print(Text(line))
-    if comparison.paper:
-        console.print(Text(f"¹ The paper's {comparison.paper}"))
-    for title, lines in (
-        (_matching_head(comparison), comparison.audit.problems or comparison.audit.facts),
-        ("Differences from the paper's protocol:", comparison.differences),
-        ("Failed cells:", comparison.failures),
-    ):
-        if lines:
-            console.print(Text(title, style="bold"))
-            for line in lines:
-                console.print(Text(f"  - {line}"))
-    return text.getvalue()
-
-
-def _state(comparison: Comparison) -> list[str]:
+def state(comparison: Comparison) -> list[str]:
+    """Return what stands above the table of an unfinished run."""
     if comparison.done == comparison.planned:
         return []
     return [f"UNFINISHED: {comparison.done} of {comparison.planned} cells are done.", ""]
 
 
-def _matching_head(comparison: Comparison) -> str:
+def matching_head(comparison: Comparison) -> str:
+    """Return the sentence above the audit's lines."""
     if not comparison.audit.matched:
         return "NOT MATCHED. The records show differences that are not factors of the grid:"
     return "Matched (checked on the records):"
@@ -213,16 +147,19 @@ def _list(title: str, lines: Iterable[str]) -> list[str]:
     return [title, "", *items, ""] if items else []
 
 
-def _n(row: Row) -> str:
+def planned_of(row: Row) -> str:
+    """Return how many seeds a row rests on."""
     n = row.test_error.n
     return str(n) if n == row.planned else f"{n} of {row.planned}"
 
 
-def _macs(macs: int) -> str:
-    return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.2f} M"
+def macs(number: int) -> str:
+    """Return multiply-accumulates in M or G."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
 
 
-def _mean(value: float) -> str:
+def mean(value: float) -> str:
+    """Return a rounded mean, or a dash."""
     return "–" if math.isnan(value) else f"{value:,.0f}"
 
 
