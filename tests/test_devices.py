@@ -9,7 +9,8 @@ import pytest
 
 import ablations
 from ablations import devices, environment
-from ablations.plan import cell_bytes, plan, total_memory
+from ablations.placement import cell_bytes, total_memory
+from ablations.plan import plan
 from ablations.runner import child_environment
 
 TWO = ["GPU-0000,GPU-0001"]
@@ -196,7 +197,7 @@ def test_cpu_replicas(tmp_path) -> None:
 
 
 def test_jobs_are_bounded_by_cores_and_memory(tmp_path, monkeypatch) -> None:
-    import ablations.plan as module
+    import ablations.placement as module
 
     monkeypatch.setattr(environment, "cpu_count", lambda: 64)
     planned = quick(tmp_path, devices="cpu")
