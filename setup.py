@@ -62,5 +62,10 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["ablations-run=ablations.run:console"]},
+    entry_points={
+        "console_scripts": [
+            "ablations-run=ablations.run:console",
+            "ablations-evaluate=ablations.evaluate:console",
+        ]
+    },
 )

@@ -148,7 +148,12 @@ class _Parser:
                 raise UserError(f'--{flag.name} is given twice, as "{first}" and as "{text}"')
 
 
-def _parse(args: Sequence[str], values: flags.FlagValues, positionals: bool) -> list[str]:
+def _parse(
+    args: Sequence[str],
+    values: flags.FlagValues,
+    positionals: bool,
+    hint: Callable[[str], str],
+) -> list[str]:
     for flag in (values[name] for name in values):
         if flag.present:  # set by an earlier run() in this process
             flag.unparse()
@@ -156,7 +161,8 @@ def _parse(args: Sequence[str], values: flags.FlagValues, positionals: bool) -> 
     try:
         parser.feed(args)
         if parser.arguments and not positionals:
-            raise UserError(f'unexpected argument "{parser.arguments[0]}"')
+            stray = parser.arguments[0]
+            raise UserError(f'unexpected argument "{stray}"{hint(stray)}')
         values.mark_as_parsed()
         values.validate_all_flags()
     except (flags.Error, UnicodeDecodeError) as error:  # the latter from a binary flagfile
@@ -204,11 +210,12 @@ def run(
     argv: Sequence[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
     positionals: bool = False,
+    hint: Callable[[str], str] = lambda argument: "",
 ) -> NoReturn:
     """Parse the flags in `argv` (sys.argv; program name first), run `main`, exit with its code.
 
     With `positionals`, `main` is given the list of arguments that are no flags; without, any such
-    argument is a mistake.
+    argument is a mistake, and `hint` says what it may have been meant for.
     """
     args = list(sys.argv if argv is None else argv)[1:]
     code = EXIT_OK
@@ -218,7 +225,7 @@ def run(
             before = args[: args.index("--")] if "--" in args else args
             asked = next((name for name in map(_flag_name, before) if name in OWN_FLAGS), None)
             if asked is None:
-                arguments = _parse(args, flag_values, positionals)
+                arguments = _parse(args, flag_values, positionals, hint)
                 code = (main(arguments) if positionals else main()) or EXIT_OK
             elif asked == "version":
                 print(version())

@@ -223,7 +223,21 @@ def console() -> None:
         version=environment.version_line,
         command="python -m ablations.run",
         flag_values=FLAGS,
+        hint=_meant,
     )
+
+
+def _meant(argument: str) -> str:
+    """Return which flag a stray argument probably belongs to."""
+    import reszoo
+    from ablations import grids
+    from reszoo.errors import closest
+
+    for flag, known in (("grid", grids.names()), ("net", reszoo.names())):
+        close = closest(argument, known)
+        if close:
+            return f"; did you mean --{flag} {close}?"
+    return ""
 
 
 if __name__ == "__main__":
