@@ -267,7 +267,7 @@ def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: i
     lines = []
     wanted = "imagenet" if paper.name == "paper-imagenet" else "cifar10"
     if data != wanted:
-        lines.append(f"data {data} instead of {'ImageNet' if wanted == 'imagenet' else 'CIFAR-10'}")
+        lines.append(f"data set {data} instead of {'ImageNet' if wanted == 'imagenet' else 'CIFAR-10'}")
     steps = mine.steps(images)
     if steps != paper.iterations:
         passes = steps * mine.batch / images
@@ -298,7 +298,7 @@ def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: i
     if seen != paper.bn_batch:
         lines.append(f"BN sees {seen} images at once instead of {paper.bn_batch}")
     if mine.statistics != paper.statistics:
-        lines.append(f"BN at test time by {mine.statistics} statistics instead of population's")
+        lines.append("BN at test time by moving averages instead of population statistics")
     return lines
 
 

@@ -87,9 +87,9 @@ def test_differences_are_derived_from_what_was_used() -> None:
     paper = recipe("paper-cifar")
     quick = "\n".join(differences(recipe("quick"), paper, "fashion", 1, 10_000))
     for words in (
-        "data fashion instead of CIFAR-10", "235 steps of 128 images (3.01 passes)",
+        "data set fashion instead of CIFAR-10", "235 steps of 128 images (3.01 passes)",
         "cosine", "weight decay 0 instead of 0.0001", "BN sees 128 images at once instead of 64",
-        "moving statistics", "crops from 0 pixels of padding instead of 4",
+        "moving averages", "crops from 0 pixels of padding instead of 4",
     ):  # fmt: skip
         assert words in quick
     decayed = "\n".join(differences(recipe("quick", l2=1e-4), paper, "fashion", 2, 10_000))
