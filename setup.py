@@ -53,6 +53,8 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # This release has a CPU build; others bring CUDA, several GB.
         "parity": ["torch==2.13.0"],
+        # To prepare ImageNet; reading a prepared set needs nothing more.
+        "tfds": ["tensorflow-datasets>=4.9"],
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.11",

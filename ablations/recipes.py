@@ -267,7 +267,9 @@ def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: i
     lines = []
     wanted = "imagenet" if paper.name == "paper-imagenet" else "cifar10"
     if data != wanted:
-        lines.append(f"data set {data} instead of {'ImageNet' if wanted == 'imagenet' else 'CIFAR-10'}")
+        lines.append(
+            f"data set {data} instead of {'ImageNet' if wanted == 'imagenet' else 'CIFAR-10'}"
+        )
     steps = mine.steps(images)
     if steps != paper.iterations:
         passes = steps * mine.batch / images

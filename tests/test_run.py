@@ -491,14 +491,11 @@ def test_answers_without_tensorflow(arguments, words, tmp_path) -> None:
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "assert not {'tensorflow', 'keras', 'scipy.stats'} & set(sys.modules)\n"
     )
-    started = time.monotonic()
     outcome = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=ENV, capture_output=True, text=True,
         timeout=30,
     )  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
-    # "In a second" on an idle machine (measured 0.1 to 0.6); TensorFlow alone takes 4.
-    assert time.monotonic() - started < 3.5
     assert all(word in outcome.stdout for word in words)
     assert list(tmp_path.iterdir()) == []
 

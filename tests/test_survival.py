@@ -40,16 +40,16 @@ presets:
     recipe: paper-cifar
     dataset: folder
     recipe.batch: 8
-    recipe.epochs: 15
+    recipe.epochs: 40
     recipe.iterations: 0
     recipe.bn_batch: 4
-    recipe.drops: [70]
+    recipe.drops: [200]
     recipe.crop_padding: 1
     recipe.warmup_rate: 0.01
     recipe.warmup_window: 20
     recipe.warmup_error: 101
 """
-STEPS = 90
+STEPS = 240
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def random_kills(grid: Path, images: Path, whole: Path, tmp_path: Path, kills: i
         number += 1
         command = arguments(grid, images, out)
         for _ in range(min(3, kills - done)):
-            moment = draw.uniform(0.05, 11.0)
+            moment = draw.uniform(0.05, 13.0)
             kill_when(command, lambda elapsed, moment=moment: elapsed > moment)
             done += 1
         outcome = finish(command)
