@@ -27,6 +27,7 @@ from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
 from ablations.progress import Display, Running, Silent, Snapshot, display
 from ablations.recipes import Recipe
 from ablations.report import tensorboard
+from ablations.report.comparison import duration
 from ablations.train import EXIT_DISK_FULL
 
 POLL_SECONDS = 0.2
@@ -202,8 +203,13 @@ class _Runner:
                 show.event(f"{name} failed before: {found.problem} (--retry_failed trains again)")
             else:
                 self.queue.append(cell)
-        if continuing and self.queue:
-            show.event(f"continues in {self.root}: {self.done} done, {len(self.queue)} to train")
+        if self.queue:
+            seconds = sum(self.plan.seconds(cell.arm) for cell in self.queue) / self.plan.jobs
+            start = f"continues: {self.done} cells done, " if continuing else ""
+            show.event(
+                f"{start}{len(self.queue)} cells to train, up to {self.plan.jobs} side by side, in "
+                f"{self.root}; about {duration(seconds)} (rough, before measuring)"
+            )
 
     def _start(self, cell: PlannedCell) -> None:
         directory = records.cell_directory(self.root, cell.arm, cell.seed)
