@@ -201,6 +201,16 @@ def test_moving_statistics_are_replica_zero_s(cases) -> None:
     np.testing.assert_allclose(found, 0.1 * first.mean((0, 1, 2)), rtol=1e-4, atol=1e-7)
 
 
+def test_the_xla_step_equals_the_plain_one() -> None:
+    """`--strategy none` on GPUs compiles the step; here on the processor."""
+    found = []
+    for jit in (False, True):
+        trainer = Trainer(spec(), RECIPE.replace(l2=1e-3, bn_batch=4), seed=0, jit=jit)
+        losses = [float(trainer.step(x, y, 0.05)[0]) for x, y in feed(3)]
+        found.append({"losses": np.array(losses), **trainer.tensors()})
+    same(found[1], found[0], 2e-5)
+
+
 def test_a_batch_that_the_replicas_cannot_share_is_refused() -> None:
     with pytest.raises(RecipeError, match="not divisible"):
         RECIPE.replace(batch=9, replicas=2)
