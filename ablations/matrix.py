@@ -10,7 +10,7 @@ import reszoo
 from ablations import files
 from ablations.data import Dataset
 from ablations.grids import Grid, GridError
-from ablations.recipes import Recipe, recipe
+from ablations.recipes import recipe
 from ablations.records import Arm
 from reszoo import catalog
 
@@ -144,8 +144,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif before != after:
             lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return lines
-
-
-def steps_of(arm: Arm, images: int) -> int:
-    """Return the training steps of one cell of an arm."""
-    return Recipe.from_dict(arm.recipe).steps(images)
