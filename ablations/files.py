@@ -85,7 +85,15 @@ def read_signed(path: Path) -> dict[str, Any]:
         ValueError: it is not JSON, or has changed since; the message names the file.
         OSError: it cannot be read.
     """
-    value = read_json(path)
+    return verified(path, read_json(path))
+
+
+def verified(path: Path, value: Any) -> dict[str, Any]:
+    """Return the content of a file of `write_signed`, already read, without the hash.
+
+    Raises:
+        ValueError: it has changed since it was written; the message names the file.
+    """
     found = value.pop("sha256", None) if isinstance(value, dict) else None
     if found is None or found != sha256(canonical(value)):
         raise ValueError(f"{path} has changed since it was written")

@@ -98,14 +98,9 @@ def _replicas(recipe: Recipe, gpus: int) -> int:
 def cell_bytes(arm: Arm) -> int:
     """Return a rough peak memory of a cell in bytes."""
     network: str | ResNetSpec = ResNetSpec.from_dict(arm.spec) if arm.spec else arm.network
-    values = sum(
-        layer.channels * math.prod(n or 1 for n in layer.size) for layer in layer_plan(network)
-    )
-    largest = max(
-        layer.channels * math.prod(n or 1 for n in layer.size) for layer in layer_plan(network)
-    )
-    training = 4 * ACTIVATION_COPIES * values * arm.recipe["batch"]
-    evaluation = 4 * ACTIVATION_COPIES * largest * EVALUATION_BATCH
+    outputs = [x.channels * math.prod(n or 1 for n in x.size) for x in layer_plan(network)]
+    training = 4 * ACTIVATION_COPIES * sum(outputs) * arm.recipe["batch"]
+    evaluation = 4 * ACTIVATION_COPIES * max(outputs) * EVALUATION_BATCH
     return BASE_BYTES + max(training, evaluation) + 16 * arm.parameters
 
 

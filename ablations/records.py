@@ -190,7 +190,7 @@ def load(directory: str | Path) -> Run:
     path = root / "grid.json"
     grid = _read(path, f"{root} holds no run: it has no grid.json")
     try:
-        grid = files.read_signed(path)
+        grid = files.verified(path, grid)
     except ValueError as error:
         raise RecordError(
             f"{error}; delete it, and the command that made the run writes it again"

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,6 +54,7 @@ class _Child:
     slot: str
     position: tuple[Any, ...] = ()
     moved: float = 0.0
+    progress: dict[str, Any] = field(default_factory=dict)  # as last read
 
 
 def run_grid(
@@ -243,7 +244,8 @@ class _Runner:
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
         name = f"{child.cell.arm}/seed{child.cell.seed}"
-        for warning in _progress(child).get("warnings", []):
+        child.progress = _progress(child)
+        for warning in child.progress.get("warnings", []):
             if (name + warning) not in self.told:
                 self.told.add(name + warning)
                 show.event(f"{name}: {warning}")
@@ -298,7 +300,7 @@ class _Runner:
         tensorboard.write_session(self.root, self.plan.arms, cell.arm, cell.seed, state)
 
     def _check_hung(self, child: _Child) -> None:
-        progress = _progress(child)
+        progress = child.progress
         position = (progress.get("step"), progress.get("phase"), progress.get("evaluated"))
         now = time.monotonic()
         if position != child.position:
@@ -348,7 +350,7 @@ class _Runner:
         images = len(self.plan.dataset.train.labels)
         for child in self.children:
             arm = self.plan.arm(child.cell.arm)
-            progress = _progress(child)
+            progress = child.progress
             batch = Recipe.from_dict(arm.recipe).batch
             steps = self.plan.steps(arm.name)
             speed = progress.get("images_per_second", 0.0)
@@ -371,7 +373,7 @@ class _Runner:
         rest = []
         for child in self.children:
             arm = self.plan.arm(child.cell.arm)
-            done = _progress(child).get("step", 0) / self.plan.steps(arm.name)
+            done = child.progress.get("step", 0) / self.plan.steps(arm.name)
             rest.append(self.plan.work(arm.name) * (1 - done) / rate)
             rest[-1] += max(0.0, STARTUP_SECONDS - (now - child.started)) if not done else 2.0
         waiting = [self.plan.work(c.arm) / rate + STARTUP_SECONDS for c in self.queue]

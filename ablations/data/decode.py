@@ -12,7 +12,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ablations.data.base import DataError, check_size, counted
+from ablations.data.threads import default_threads, map_chunks
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _CHUNK = 64
-_MAX_THREADS = 8
 _ORIENTATION = 0x0112
 _FILE_ERRORS = frozenset(
     {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EPERM, errno.ESTALE}
@@ -116,17 +115,9 @@ def _notes(headers: Sequence[_Header]) -> list[str]:
 
 
 def _map(function: Callable[[Any], _T], items: Sequence[Any]) -> list[_T]:
-    """Map in threads, in chunks, in order; the first exception is raised."""
+    """Map in threads, in order; the first exception is raised."""
     _pillow()  # Pillow's plugins must not be imported by several threads at once
-    chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            parts = list(pool.map(lambda chunk: [function(item) for item in chunk], chunks))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [result for part in parts for result in part]
+    return map_chunks(function, items, default_threads(), _CHUNK)
 
 
 @functools.cache

@@ -11,7 +11,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from ablations.data import views
 from ablations.data.base import DataError, Dataset, check_labels, printable
+from ablations.data.threads import default_threads, map_chunks
 
 ARRAYS: dict[str, np.dtype[Any]] = {
     "labels": np.dtype(np.int32),
@@ -198,16 +198,8 @@ def map_threads(
     The first exception is raised.
     """
     views.pillow()  # Pillow's plugins must not be imported by several threads at once
-    threads = threads or min(8, os.cpu_count() or 1)
-    size = max(1, min(32, len(items) // (4 * threads)))
-    chunks = [items[begin : begin + size] for begin in range(0, len(items), size)]
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            parts = list(pool.map(lambda chunk: [function(item) for item in chunk], chunks))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [result for part in parts for result in part]
+    threads = threads or default_threads()
+    return map_chunks(function, items, threads, max(1, min(32, len(items) // (4 * threads))))
 
 
 def mean_view(
