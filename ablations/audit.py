@@ -3,185 +3,375 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ablations import files
+from ablations.grids.declared import declared, sentences
 from ablations.records import Arm, Cell, Run
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Something in which arms differ and which is no factor of the grid.
+
+    Attributes:
+        what: the tensor, the fact or the field.
+        text: one line with the values, the cells that have them, and the pairs of arms.
+        pairs: every pair of arms between which it stands; empty where only the seeds of one arm, or
+            a cell and its own files, disagree.
+    """
+
+    what: str
+    text: str
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Audit:
-    """What the records of a run's finished cells show.
+    """What a plan, or the records of a run's finished cells, show.
 
     Attributes:
         problems: one line for each unintended difference, naming cell and step, tensor or field.
         facts: what was compared and found equal, in sentences for the table.
+        differences: the same as `problems`, with the pairs of arms.
+        allowed: problems that the plan showed and the user allowed (--allow_unmatched).
     """
 
     problems: tuple[str, ...]
     facts: tuple[str, ...]
+    differences: tuple[Difference, ...] = ()
+    allowed: tuple[str, ...] = ()
 
     @property
     def matched(self) -> bool:
         """Whether nothing differs that should not."""
         return not self.problems
 
+    def between(self, one: str, other: str) -> tuple[str, ...]:
+        """Return what differs between two arms and is no factor."""
+        return tuple(
+            x.what for x in self.differences if (one, other) in x.pairs or (other, one) in x.pairs
+        )
 
-#: Fields of the recipe that change what is fed, and of the spec that change initial values.
-_FEED = {"batch", "epochs", "iterations", "augmentation", "flip", "crop_padding", "mean_images"}
-_VALUES = {"initializer"}
+
+#: Fields of the recipe that change neither what is fed nor in what order.
+_NOT_FED = {
+    "name", "learning_rate", "schedule", "drops", "drop_factor", "warmup", "warmup_rate",
+    "warmup_error", "warmup_window", "momentum", "l2", "l2_on", "replicas", "bn_batch",
+    "statistics", "test_views", "selection",
+}  # fmt: skip
+_LENGTH = {"batch", "epochs", "iterations"}
+_SCHEDULE = _LENGTH | {
+    "learning_rate", "schedule", "drops", "drop_factor", "warmup", "warmup_rate", "warmup_error",
+    "warmup_window",
+}  # fmt: skip
+#: Fields of the spec that change initial values -> the tensors whose values they change.
+_VALUES = {"initializer": r"kernel$", "zero_gamma": r"gamma$", "gate_bias": r"gate_conv/bias$"}
+#: Cells that a line names before it only counts.
+_SHOWN = 3
+
+
+def planned(arms: list[Arm]) -> tuple[Difference, ...]:
+    """Return what a plan's arms differ in without saying so, and budgets that do not match.
+
+    All arms get the same seeds, data, machine and strategy by construction; what a grid's file can
+    get wrong are fields of network and protocol that are no factors, follow from none, and are no
+    declared exceptions.
+    """
+    found = [
+        Difference(
+            f"match {arm.match['budget']}",
+            f"{arm.name} has {100 * arm.match['mismatch']:+.1f} % {arm.match['budget']} against a "
+            f"tolerance of {100 * arm.match['tolerance']:g} %; nearest to {arm.match['target']:,} "
+            f"are {arm.match['reachable']}",
+        )
+        for arm in arms
+        if arm.match and abs(arm.match["mismatch"]) > arm.match["tolerance"]
+    ]
+    by_name = {arm.name: arm for arm in arms}
+    values = {arm.name: _fields(arm.spec, arm.recipe) for arm in arms}
+    for name in dict.fromkeys(key for fields in values.values() for key in fields):
+        difference = _difference(
+            name,
+            [(arm, arm, values[arm].get(name)) for arm in by_name],
+            lambda one, other, name=name: name in declared(by_name[one], by_name[other]),  # type: ignore[misc]
+        )
+        found += [difference] if difference else []
+    return tuple(found)
 
 
 def audit(run: Run) -> Audit:
     """Compare the finished cells of each seed, and the protocol over all of them."""
+    allowed = tuple(run.grid.get("unmatched", ()))
+    problems = [f"planned so, and allowed by --allow_unmatched: {line}" for line in allowed]
     done = run.done()
     if not done:
-        return Audit((), ())
-    problems: list[str] = []
+        return Audit(tuple(problems), (), allowed=allowed)
     arms = {arm.name: arm for arm in run.arms}
-    reference = done[0]
-    for cell in done[1:]:
-        declared = _declared(arms[reference.arm], arms[cell.arm])
-        problems += _same_protocol(reference, cell, declared)
-    tensors = fed = 0
-    excused: set[str] = set()
-    seeds = sorted({cell.seed for cell in done})
-    for seed in seeds:
+    # Runs that were merged, or made before a grid's plan was checked, show it only here.
+    found = [one for one in planned(run.arms) if one.text not in allowed]
+    for cell in done:
+        found += [Difference(what, text) for what, text in _own(cell, arms[cell.arm])]
+    found += _same_facts(done, arms)
+    count = _Count()
+    for seed in sorted({cell.seed for cell in done}):
         block = [cell for cell in done if cell.seed == seed]
-        for one, other in itertools.combinations(block, 2):
-            declared = _declared(arms[one.arm], arms[other.arm])
-            if declared & _FEED:
-                excused |= declared & _FEED
-            elif one is block[0] or _declared(arms[block[0].arm], arms[other.arm]) & _FEED:
-                fed += 1
-                problems += _same_feed(one, other)
-            if declared & _VALUES:
-                excused |= declared & _VALUES
-                continue
-            shared, different = _same_tensors(one, other)
-            tensors += shared
-            problems += different
-    facts = _facts(run, reference, seeds, fed, tensors, excused) if len(done) > 1 else ()
-    return Audit(tuple(dict.fromkeys(problems)), facts)
+        found += _same_feed(block, arms, count)
+        found += _same_tensors(block, arms, count)
+    problems += [difference.text for difference in found]
+    facts = _facts(run, done, count) if len(done) > 1 else ()
+    return Audit(tuple(dict.fromkeys(problems)), facts, tuple(found), allowed)
 
 
-def _declared(one: Arm, other: Arm) -> set[str]:
-    """Return the fields of spec and recipe in which two arms differ on purpose."""
-    factors = {
-        name.removeprefix("recipe.")
-        for name in {*one.factors, *other.factors}
-        if one.factors.get(name) != other.factors.get(name)
-    }
-    return factors | set(one.exceptions) | set(other.exceptions)
+@dataclass
+class _Count:
+    """How many comparisons were made, and which were left out on purpose."""
+
+    fed: int = 0
+    tensors: int = 0
+
+    def __post_init__(self) -> None:
+        self.excused: set[str] = set()
 
 
-def _facts(
-    run: Run, reference: Cell, seeds: list[int], fed: int, tensors: int, excused: set[str]
-) -> tuple[str, ...]:
-    """Return what was found equal, in sentences."""
-    record, names = _matched(reference), ", ".join(map(str, seeds))
-    facts = []
-    if fed:
-        facts.append(
-            f"with one seed, arms saw the same bytes in each of {record['steps']:,} steps "
-            f"({record['images']:,} augmented images; SHA-256 a step; seed"
-            f"{'s' * (len(seeds) > 1)} {names})"
-        )
-    if tensors:
-        facts.append(
-            f"with one seed, all tensors that two arms share started equal ({tensors:,} pairs "
-            "compared by SHA-256)"
-        )
-    facts.append(
-        "one recipe, data set, device model, number of threads, strategy and software version for "
-        "all cells, except for the factors"
-    )
-    if excused:
-        facts.append(
-            f"not compared between arms that differ in it on purpose: {', '.join(sorted(excused))}"
-        )
-    for arm in run.arms:
-        if arm.exceptions:
-            changes = ", ".join(f"{k}={v}" for k, v in arm.exceptions.items())
-            facts.append(f"declared exception: {arm.name} has {changes} ({arm.reason})")
-    return tuple(facts)
+def _fields(spec: dict[str, Any] | None, recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**(spec or {}), **{f"recipe.{name}": value for name, value in recipe.items()}}
+
+
+def _recipe(names: set[str]) -> set[str]:
+    return {name[7:] for name in names if name.startswith("recipe.")}
+
+
+def _difference(
+    what: str,
+    items: Iterable[tuple[str, str, Any]],
+    excused: Callable[[str, str], bool],
+) -> Difference | None:
+    """Return the difference between items (label, arm, value), or None where they agree."""
+    items = list(items)
+    pairs: dict[tuple[str, str], None] = {}
+    unequal = False
+    for (_, one, x), (_, other, y) in itertools.combinations(items, 2):
+        if x == y or (one != other and excused(one, other)):
+            continue
+        unequal = True
+        if one != other and (other, one) not in pairs:
+            pairs[one, other] = None
+    if not unequal:
+        return None
+    groups: dict[str, list[str]] = {}
+    for label, _, value in items:
+        groups.setdefault(_shown(value), []).append(label)
+    values = "; ".join(f"{value} in {_some(labels)}" for value, labels in groups.items())
+    return Difference(what, f"{what}: {values}{_between(pairs)}", tuple(pairs))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
+
+
+def _some(labels: list[str]) -> str:
+    more = len(labels) - _SHOWN
+    return ", ".join(labels[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _between(pairs: Iterable[tuple[str, str]]) -> str:
+    listed = ", ".join(f"{one} and {other}" for one, other in pairs)
+    return f" (between {listed})" if listed else ""
 
 
 def _name(cell: Cell) -> str:
     return f"{cell.arm}/seed{cell.seed}"
 
 
-def _matched(cell: Cell) -> dict[str, Any]:
+def _record(cell: Cell) -> dict[str, Any]:
     assert cell.record is not None
-    return cell.record["matched"]
+    return cell.record
 
 
-def _same_protocol(one: Cell, other: Cell, declared: set[str]) -> list[str]:
-    assert one.record is not None and other.record is not None
-    lines = []
-    for part in ("recipe", "data", "platform"):
-        before, after = one.config[part], other.config[part]
-        for key in dict.fromkeys([*before, *after]):
-            if before.get(key) != after.get(key) and not (part == "recipe" and key in declared):
-                lines.append(
-                    f"{part}.{key} is {before.get(key)!r} in {_name(one)} and {after.get(key)!r} "
-                    f"in {_name(other)}"
-                )
-    if not {"batch", "epochs", "iterations"} & declared:
-        for key in ("steps", "images"):
-            if _matched(one)[key] != _matched(other)[key]:
-                lines.append(
-                    f"{key}: {_matched(one)[key]:,} in {_name(one)}, {_matched(other)[key]:,} in "
-                    f"{_name(other)}"
-                )
-    for key, before in one.record["environment"]["versions"].items():
-        after = other.record["environment"]["versions"].get(key)
-        if before != after:
-            lines.append(f"{key} is {before} in {_name(one)} and {after} in {_name(other)}")
-    codes = [
-        {attempt["code"]["sources_sha256"] for attempt in cell.record["attempts"]}  # type: ignore[index]
-        for cell in (one, other)
-    ]
-    for cell, code in zip((one, other), codes, strict=True):
-        if len(code) > 1:
+def _own(cell: Cell, arm: Arm) -> list[tuple[str, str]]:
+    """Return where a cell's record contradicts the cell's own files or its plan."""
+    record, name = _record(cell), _name(cell)
+    matched, platform, lines = record["matched"], cell.config["platform"], []
+    if (record["arm"], record["seed"]) != (cell.recorded_arm or cell.arm, cell.seed):
+        lines.append(("cell", f"{name} holds the record of {record['arm']}/seed{record['seed']}"))
+    if record["identity"] != files.sha256(files.canonical(cell.config)):
+        lines.append(("identity", f"{name}: the record belongs to another configuration"))
+    planned, trained = (_fields(x["spec"], x["recipe"]) for x in (vars(arm), cell.config))
+    for field in dict.fromkeys([*planned, *trained]):
+        if planned.get(field) != trained.get(field):
             lines.append(
-                f"the code of reszoo or ablations changed between attempts of {_name(cell)}"
-            )
-    if codes[0] != codes[1] and max(map(len, codes)) == 1:
-        lines.append(
-            f"the code of reszoo or ablations differs between {_name(one)} and {_name(other)}"
-        )
-    onednn = [
-        c.record["environment"]["variables"].get("TF_ENABLE_ONEDNN_OPTS")  # type: ignore[index]
-        for c in (one, other)
-    ]
-    if onednn[0] != onednn[1]:
-        lines.append(f"oneDNN is {onednn[0]} in {_name(one)} and {onednn[1]} in {_name(other)}")
+                (field, f"{name} was trained with {field} {_shown(trained.get(field))}, the grid "
+                        f"has {_shown(planned.get(field))}")
+            )  # fmt: skip
+    fed = cell.fed()
+    if len(fed) != matched["steps"]:
+        lines.append(("steps", f"{name} fed {len(fed)} steps and records {matched['steps']}"))
+    elif matched["fed_sha256"] != files.sha256(b"".join(map(bytes.fromhex, fed))):
+        lines.append(("data fed", f"{name}: fed.sha256 is not what the record's digest is of"))
+    if matched["initial_sha256"] != files.sha256(files.canonical(matched["initial_tensors"])):
+        lines.append(("initial tensors", f"{name}: their digests are not what the record summed"))
+    for key, value in record.get("machine", {}).items():
+        if value != platform.get(key, value):
+            lines.append((key, f"{name} ran with {key} {value}, planned {platform[key]}"))
+    codes = {attempt["code"]["sources_sha256"] for attempt in record["attempts"]}
+    if len(codes) > 1:
+        text = f"the code of reszoo or ablations changed between attempts of {name}"
+        lines.append(("code", text))
     return lines
 
 
-def _same_feed(one: Cell, other: Cell) -> list[str]:
-    mine, theirs = one.fed(), other.fed()
-    for step, (a, b) in enumerate(zip(mine, theirs, strict=False), start=1):
-        if a != b:
-            return [
-                f"{_name(other)} saw other data than {_name(one)} from step {step} of {len(mine)} "
-                "on (images, labels or their order)"
-            ]
-    if _matched(one)["fed_sha256"] != _matched(other)["fed_sha256"] and len(mine) == len(theirs):
-        return [f"{_name(other)} and {_name(one)} record different digests of the data they saw"]
-    return []
+def _comparable(cell: Cell) -> dict[str, tuple[Any, set[str]]]:
+    """Return recorded facts: name -> (value, fields of the recipe that may change it)."""
+    record, environment = _record(cell), _record(cell)["environment"]
+    results, config = record["results"], cell.config
+    facts: dict[str, tuple[Any, set[str]]] = {
+        key: (record["matched"][key], _LENGTH) for key in ("steps", "images")
+    }
+    for key in ("train_images", "test_images", "test_views", "selection"):
+        facts[key] = (results.get(key), {key, "split", "validation"})
+    if not config["recipe"].get("warmup_rate"):  # else the error decides when it ends
+        rates = [(row["step"], row["learning_rate"]) for row in cell.history]
+        facts["learning rates"] = (files.sha256(files.canonical(rates))[:12], _SCHEDULE)
+    for key, value in environment["versions"].items():
+        facts[key] = (value, set())
+    facts["processor"] = (environment["cpu"], set())
+    for key in ("TF_ENABLE_ONEDNN_OPTS", *environment["variables"]):
+        if key != "CUDA_VISIBLE_DEVICES":  # which of equal devices it was changes nothing
+            facts[key] = (environment["variables"].get(key), set())
+    facts["driver"] = ((record["attempts"] or [{}])[-1].get("driver") or None, set())
+    facts["code of reszoo or ablations"] = (
+        ", ".join(sorted({a["code"]["sources_sha256"][:12] for a in record["attempts"]})),
+        set(),
+    )
+    for part in ("data", "platform"):
+        for key, value in config[part].items():
+            facts[f"{part}.{key}"] = (value, set())
+    for key, value in record.get("machine", {}).items():
+        facts[f"machine.{key}"] = (value, set())
+    for key, value in config["recipe"].items():
+        facts[f"recipe.{key}"] = (value, {key})
+    return facts
 
 
-def _same_tensors(one: Cell, other: Cell) -> tuple[int, list[str]]:
-    """Compare the tensors that have name and shape in common; return how many there are."""
-    mine, theirs = (_matched(cell)["initial_tensors"] for cell in (one, other))
-    lines, shared = [], 0
-    for name, tensor in mine.items():
-        twin = theirs.get(name)
-        if twin is None or twin["shape"] != tensor["shape"]:
+def _same_facts(done: list[Cell], arms: dict[str, Arm]) -> list[Difference]:
+    facts = [(cell, _comparable(cell)) for cell in done]
+    on_purpose = {
+        (one, other): _recipe(declared(arms[one], arms[other]))
+        for one, other in itertools.permutations(arms, 2)
+    }
+    found = []
+    for key in dict.fromkeys(key for _, mine in facts for key in mine):
+        optional = key == "learning rates" or key.startswith("machine.")
+        having = [
+            (cell, mine.get(key, (None, set())))
+            for cell, mine in facts
+            if key in mine or not optional
+        ]
+        excuses: set[str] = set().union(*(excuse for _, (_, excuse) in having))
+        difference = _difference(
+            key,
+            [(_name(cell), cell.arm, value) for cell, (value, _) in having],
+            lambda one, other, excuses=excuses: bool(on_purpose[one, other] & excuses),  # type: ignore[misc]
+        )
+        found += [difference] if difference else []
+    return found
+
+
+def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[Difference]:
+    """Compare what the cells of one seed saw; name the first step in which two differ."""
+    found: dict[str, tuple[Cell, Cell, dict[tuple[str, str], None]]] = {}
+    for one, other in itertools.combinations(block, 2):
+        varied = _recipe(declared(arms[one.arm], arms[other.arm])) - _NOT_FED
+        if varied:
+            count.excused |= varied
             continue
-        shared += 1
-        if twin["sha256"] != tensor["sha256"]:
-            lines.append(f"tensor {name} starts differently in {_name(one)} and {_name(other)}")
-    return shared, lines
+        count.fed += 1
+        digests = [_record(cell)["matched"]["fed_sha256"] for cell in (one, other)]
+        if digests[0] != digests[1]:
+            # The cell that fewer others agree with is the one to name.
+            odd, usual = sorted((other, one), key=lambda cell: _company(cell, block))
+            entry = found.setdefault(_name(odd), (odd, usual, {}))
+            entry[2][one.arm, other.arm] = None
+    lines = []
+    for odd, usual, pairs in found.values():
+        mine, theirs = odd.fed(), usual.fed()
+        steps = min(len(mine), len(theirs))
+        first = next((n for n in range(steps) if mine[n] != theirs[n]), steps) + 1
+        lines.append(
+            Difference(
+                "data fed",
+                f"{_name(odd)} saw other data than {_name(usual)} from step {first} of "
+                f"{len(theirs)} on (images, labels or their order){_between(pairs)}",
+                tuple(pairs),
+            )
+        )
+    return lines
+
+
+def _company(cell: Cell, block: list[Cell]) -> int:
+    digest = _record(cell)["matched"]["fed_sha256"]
+    return sum(_record(other)["matched"]["fed_sha256"] == digest for other in block)
+
+
+def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[Difference]:
+    """Compare the initial tensors that cells of one seed share by name and shape."""
+    tensors = {cell.arm: _record(cell)["matched"]["initial_tensors"] for cell in block}
+    excuses: dict[tuple[str, str], list[str]] = {}
+    for one, other in itertools.combinations(tensors, 2):
+        fields = declared(arms[one], arms[other]) & _VALUES.keys()
+        count.excused |= fields
+        excuses[one, other] = [_VALUES[field] for field in fields]
+
+    def excused(name: str) -> Callable[[str, str], bool]:
+        return lambda one, other: any(re.search(x, name) for x in excuses[one, other])
+
+    found: list[Difference] = []
+    names = {(name, tuple(x["shape"])) for mine in tensors.values() for name, x in mine.items()}
+    for name, shape in sorted(names):
+        sharing = [
+            (_name(cell), cell.arm, tensors[cell.arm][name]["sha256"][:12])
+            for cell in block
+            if name in tensors[cell.arm] and tuple(tensors[cell.arm][name]["shape"]) == shape
+        ]
+        allow = excused(name)
+        count.tensors += sum(
+            not allow(one, other)
+            for (_, one, _), (_, other, _) in itertools.combinations(sharing, 2)
+        )
+        difference = _difference(f"initial tensor {name}", sharing, allow)
+        found += [difference] if difference else []
+    if len(found) <= _SHOWN:
+        return found
+    few = ", ".join(x.what.removeprefix("initial tensor ") for x in found[:_SHOWN])
+    pairs = tuple(dict.fromkeys(pair for x in found for pair in x.pairs))
+    text = f"{len(found)} initial tensors of seed {block[0].seed} differ, {few} … among them"
+    return [Difference("initial tensors", text + _between(pairs), pairs)]
+
+
+def _facts(run: Run, done: list[Cell], count: _Count) -> tuple[str, ...]:
+    """Return what was found equal, in sentences."""
+    seeds = sorted({cell.seed for cell in done})
+    names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    first, facts = _record(done[0])["matched"], []
+    if count.fed:
+        facts.append(
+            f"with one seed, arms saw the same bytes in each of {first['steps']:,} steps "
+            f"({first['images']:,} augmented images; SHA-256 a step; {names})"
+        )
+    if count.tensors:
+        facts.append(
+            f"with one seed, all tensors that two arms share started equal ({count.tensors:,} "
+            "pairs compared by SHA-256)"
+        )
+    facts.append(
+        "one recipe, data set, device model, number of threads, strategy and software version for "
+        "all cells, except for the factors"
+    )
+    if count.excused:
+        listed = ", ".join(sorted(count.excused))
+        facts.append(f"not compared between arms that differ in it on purpose: {listed}")
+    return (*facts, *sentences(run.arms))

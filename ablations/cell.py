@@ -8,20 +8,24 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ablations import checkpoints, data, environment, files, records
+from ablations.prediction import Prediction, predict
 from ablations.recipes import Recipe
-from ablations.report.tensorboard import CellWriter, cell_log_directory, scalars
+from ablations.report.tensorboard import (
+    CellWriter,
+    cell_log_directory,
+    last_scalars,
+    scalars,
+)
 from ablations.stream import (
     Source,
     Stream,
     make_source,
-    plain_batches,
     shuffled_groups,
     training_mean,
 )
@@ -29,32 +33,11 @@ from ablations.stream import (
 #: Steps between two looks at the losses on the device.
 LOOK_EVERY = 20
 PROGRESS_SECONDS = 0.5
+_IMAGES = {"train": "training images", "validation": "validation images", "test": "test images"}
 
 
 class CellFailure(Exception):
     """Training cannot go on; the message is the reason, in one line."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says about a part of a data set.
-
-    Attributes:
-        probabilities: float32 (n, classes), the mean over the test views; (0, 0) if not kept.
-        loss: mean cross-entropy.
-        wrong: images whose most probable class is another than theirs.
-        images: n.
-    """
-
-    probabilities: np.ndarray
-    loss: float
-    wrong: int
-    images: int
-
-    @property
-    def error(self) -> float:
-        """Top-1 error in percent."""
-        return 100 * self.wrong / self.images
 
 
 class CellRun:
@@ -73,10 +56,17 @@ class CellRun:
         self.fed = np.zeros((self.steps, 32), np.uint8)
         self.seconds = 0.0  # in training steps, over all attempts
         self.wall = 0.0  # in all, over earlier attempts
+        self.cpu = 0.0  # CPU-seconds of earlier attempts
+        self.work_cpu = 0.0  # CPU-seconds in training and evaluation steps, over all attempts
+        self._traced: set[str] = set()  # kinds of step whose graph this process has built
         self.warnings: list[str] = []
         self.warm = not self.recipe.warmup_rate
         self.warm_step: int | None = None if self.recipe.warmup_rate else 0
         self.recent: deque[float] = deque(maxlen=self.recipe.warmup_window)
+        # Of the part that the curves show: the test part only where nothing is held out.
+        self.watched = "test" if self.data.validation is None else "validation"
+        self.best: dict[str, float] | None = None  # epoch, step and error; see `_select`
+        self.best_weights: dict[str, np.ndarray] = {}
         self._started = time.monotonic()
         self._last_progress = 0.0
         self._phase = ""
@@ -101,26 +91,28 @@ class CellRun:
         initial = tensor_digests(trainer.model)
         workers = int(os.environ.get("ABLATIONS_WORKERS", "1"))
         mean = training_mean(self.data.train, self.recipe, workers)
-        train, test = (
-            make_source(part, self.recipe, seed, mean, workers)
-            for part in (self.data.train, self.data.test)
+        parts = data.present(
+            train=self.data.train, validation=self.data.validation, test=self.data.test
         )
+        sources = {
+            name: make_source(part, self.recipe, seed, mean, workers) for name, part in parts
+        }
         step = self._resume(trainer)
         log = cell_log_directory(
             self.directory.parents[2], self.directory.parent.name, self.config["seed"]
         )
         with contextlib.closing(CellWriter(log, self.history)) as writer:
-            self._train(trainer, train, test, step, writer)
-        self.progress(self.steps, "evaluating")
-        self._finish(trainer, train, test, mean, initial)
+            self._train(trainer, sources, step, writer)
+            self.progress(self.steps, "evaluating")
+            self._finish(trainer, sources, mean, initial, writer)
 
     def _train(
-        self, trainer: Any, train: Source, test: Source, step: int, writer: CellWriter
+        self, trainer: Any, sources: dict[str, Source], step: int, writer: CellWriter
     ) -> None:
-        stream = Stream(train, self.recipe, self.config["seed"])
+        stream = Stream(sources["train"], self.recipe, self.config["seed"])
         for stop in self._epoch_ends(step):
             sums, waiting, first = np.zeros(2), [], step
-            begun = time.monotonic()
+            begun, working = time.monotonic(), time.process_time()
             if not self._speed_from[1]:
                 self._speed_from = (step, begun)
             for batch in stream.batches(step, stop):
@@ -128,6 +120,9 @@ class CellRun:
                 waiting.append(trainer.step(batch.images, batch.labels, rate))
                 self.fed[batch.step] = np.frombuffer(batch.digest, np.uint8)
                 step = batch.step + 1
+                if "training" not in self._traced:  # the first step builds the graph
+                    self._traced.add("training")
+                    working = time.process_time()
                 self.progress(step, "training")
                 if not self.warm:
                     self._warm_up(waiting[-1], step)
@@ -136,15 +131,19 @@ class CellRun:
                     waiting = []
             seconds = time.monotonic() - begun
             self.seconds += seconds
+            self.work_cpu += time.process_time() - working
             images = (step - first) * self.recipe.batch
-            self._evaluate_epoch(trainer, test, step, sums / images, rate, images / seconds)
+            watched = sources[self.watched]
+            self._evaluate_epoch(trainer, watched, step, sums / images, rate, images / seconds)
+            self._select(trainer)
             writer.scalars(step, scalars(self.history[-1]))
             self._checkpoint(trainer, step)
 
     def _evaluate_epoch(
-        self, trainer: Any, test: Source, step: int, means: Any, rate: float, speed: float
+        self, trainer: Any, watched: Source, step: int, means: Any, rate: float, speed: float
     ) -> None:
-        found = predict(trainer, test, keep=False, beat=self._beat(step, "testing"))
+        phase = "testing" if self.watched == "test" else "validating"
+        found = self._predict(trainer, watched, 1, False, self._beat(step, phase))
         if not np.isfinite(found.loss):
             raise CellFailure(f"the loss is {found.loss} after step {step} of {self.steps}")
         self.history.append(
@@ -155,12 +154,43 @@ class CellRun:
                 "learning_rate": rate,
                 "train_loss_running": float(means[0]),
                 "train_error_running": float(100 * (1 - means[1])),
-                "test_loss": found.loss,
-                "test_error": found.error,
+                f"{self.watched}_loss": found.loss,
+                f"{self.watched}_error": found.error,
                 "seconds": self.seconds,
                 "images_per_second": speed,
             }
         )
+
+    def _predict(
+        self, trainer: Any, source: Source, views: int, keep: bool, beat: Callable[[int], None]
+    ) -> Prediction:
+        """Evaluate, and count the CPU time of all batches but the first, which builds the graph."""
+        working = time.process_time()
+
+        def counted(images: int) -> None:
+            nonlocal working
+            if "evaluation" not in self._traced:
+                self._traced.add("evaluation")
+                working = time.process_time()
+            beat(images)
+
+        found = predict(trainer, source, views, keep=keep, beat=counted)
+        self.work_cpu += time.process_time() - working
+        return found
+
+    def _select(self, trainer: Any) -> None:
+        """Keep the weights of the epoch just ended if no earlier one's validation error is as low.
+
+        Nothing but the validation part is looked at; a tie goes to the earlier epoch.
+        """
+        if self.recipe.selection != "best_validation":
+            return
+        row = self.history[-1]
+        if self.best is None or row["validation_error"] < self.best["error"]:
+            self.best = {
+                "epoch": row["epoch"], "step": row["step"], "error": row["validation_error"]
+            }  # fmt: skip
+            self.best_weights = trainer.weights()
 
     def _warm_up(self, result: Any, step: int) -> None:
         """End the warm-up once the training error over the window is low enough (sec. 4.2)."""
@@ -183,7 +213,9 @@ class CellRun:
         self.fed[: found.step] = found.fed
         state = found.state
         self.history, self.seconds, self.wall = state["history"], state["seconds"], state["wall"]
+        self.cpu, self.work_cpu = state.get("cpu", 0.0), state.get("work_cpu", 0.0)
         self.warm, self.warm_step = state["warm"], state["warm_step"]
+        self.best, self.best_weights = state.get("best"), found.selected
         self.recent.extend(state["recent"])
         print(f"continues after step {found.step}", flush=True)
         return found.step
@@ -193,13 +225,18 @@ class CellRun:
             "history": self.history,
             "seconds": self.seconds,
             "wall": self._wall(),
+            "cpu": self.cpu + time.process_time(),
+            "work_cpu": self.work_cpu,
             "warm": self.warm,
             "warm_step": self.warm_step,
             "recent": list(self.recent),
+            "best": self.best,
         }
         checkpoints.save(
             self.directory,
-            checkpoints.Checkpoint(step, trainer.tensors(), self.fed[:step], state),
+            checkpoints.Checkpoint(
+                step, trainer.tensors(), self.fed[:step], state, self.best_weights
+            ),
         )
 
     def _wall(self) -> float:
@@ -257,48 +294,52 @@ class CellRun:
     def _finish(
         self,
         trainer: Any,
-        train: Source,
-        test: Source,
+        sources: dict[str, Source],
         mean: np.ndarray,
         initial: dict[str, Any],
+        writer: CellWriter,
     ) -> None:
         from ablations.trainer import tensor_digests
 
         moments = 0
         attempts = records.read_attempts(self.directory)
+        if self.best is not None:
+            trainer.restore_weights(self.best_weights)
         if self.recipe.statistics == "population":
             size = group_size(self.recipe, trainer.replicas)
-            groups = shuffled_groups(train, size, self.config["seed"])
+            groups = shuffled_groups(sources["train"], size, self.config["seed"])
             moments = trainer.population_statistics(self._counted(groups, size))
-        on_train = predict(
-            trainer, train, keep=False, beat=self._beat(self.steps, "evaluating training images")
-        )
-        on_test = predict(
-            trainer, test, self.recipe.test_views, beat=self._beat(self.steps, "evaluating")
-        )
-        self._write_arrays(trainer.model, on_test, mean)
+        found = {
+            name: self._predict(
+                trainer,
+                source,
+                self.recipe.test_views if name == "test" else 1,
+                name == "test",
+                self._beat(self.steps, f"evaluating {_IMAGES[name]}"),
+            )
+            for name, source in sources.items()
+        }
+        self._write_arrays(trainer.model, found["test"], mean)
         record = {
             "schema": records.SCHEMA,
             "arm": self.directory.parent.name,
             "seed": self.config["seed"],
             "identity": files.sha256(files.canonical(self.config)),
             "results": {
-                "train_error": on_train.error,
-                "train_loss": on_train.loss,
-                "train_wrong": on_train.wrong,
-                "train_images": len(train.labels),
-                "test_error": on_test.error,
-                "test_loss": on_test.loss,
-                "test_wrong": on_test.wrong,
-                "test_images": len(test.labels),
+                "validation_error": None,
+                **{key: value for name, one in found.items() for key, value in one.named(name)},
                 "test_views": self.recipe.test_views,
                 "selection": self.recipe.selection,
+                "selected_epoch": self.best["epoch"] if self.best else len(self.history),
+                "selected_step": self.best["step"] if self.best else self.steps,
                 "epoch": len(self.history),
                 "step": self.steps,
                 "warmup_steps": self.warm_step,
                 "batch_moments": moments,
                 "train_seconds": self.seconds,
                 "wall_seconds": self._wall(),
+                "cpu_seconds": self.cpu + time.process_time(),
+                "work_cpu_seconds": self.work_cpu,
                 "images_per_second": self.steps * self.recipe.batch / self.seconds,
             },
             "matched": {
@@ -313,8 +354,10 @@ class CellRun:
             "warnings": self.warnings,
             "exit": "done",
             "data_notes": list(self.data.notes),
+            "machine": trainer.machine(),
             "environment": environment.describe(),
         }
+        writer.scalars(self.steps, last_scalars(self.history, record["results"]))
         files.write_json(self.directory / "record.json", record)
         records.write_manifest(self.directory, list(records.CELL_FILES))
         checkpoints.clear(self.directory)
@@ -352,47 +395,3 @@ class CellRun:
 def group_size(recipe: Recipe, replicas: int) -> int:
     """Return how many images BN sees at once in training."""
     return recipe.bn_batch or recipe.batch // replicas
-
-
-def predict(
-    trainer: Any,
-    source: Source,
-    views: int = 1,
-    keep: bool = True,
-    beat: Callable[[int], None] = lambda images: None,
-) -> Prediction:
-    """Return a network's predictions for a part of a data set, in inference mode.
-
-    Args:
-        trainer: has `evaluate(images) -> logits`.
-        source: the images.
-        views: 1 (the image, or a photograph's centre) or 10 (softmax averaged).
-        keep: keep the probabilities; without, only one batch's are in memory at a time.
-        beat: called with the number of images done, now and then.
-    """
-    if not keep and views > 1:
-        raise ValueError("views are averaged over kept probabilities")
-    count = len(source.labels)
-    loss, wrong, done = 0.0, 0, 0
-    total = np.zeros((0, 0), np.float32)
-    for view in range(views):
-        start = 0
-        for images, labels in plain_batches(source, view=view):
-            logs = trainer.evaluate(images).astype(np.float64)
-            logs -= logs.max(axis=1, keepdims=True)
-            logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
-            stop = start + len(labels)
-            if views == 1:
-                loss -= float(logs[np.arange(len(labels)), labels].sum())
-                wrong += int(np.count_nonzero(logs.argmax(axis=1) != labels))
-            if keep:
-                if not total.size:
-                    total = np.zeros((count, logs.shape[1]), np.float32)
-                total[start:stop] += np.exp(logs) / views
-            start, done = stop, done + len(labels)
-            beat(done)
-    if views > 1:
-        likelihood = total[np.arange(count), source.labels].astype(np.float64)
-        loss = float(-np.log(likelihood.clip(1e-300)).sum())
-        wrong = int(np.count_nonzero(total.argmax(axis=1) != source.labels))
-    return Prediction(total, loss / count, wrong, count)

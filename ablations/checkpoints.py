@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,25 @@ class Checkpoint:
         step: steps done.
         tensors: variable path -> value: weights, moving statistics, velocities, iteration count.
         fed: uint8 (step, 32): SHA-256 of what entered the network in each step.
-        state: plain JSON: history, running sums, warm-up, seconds.
+        state: plain JSON: history, running sums, warm-up, selected epoch, seconds.
+        selected: variable path -> value: the weights of the selected epoch, if they are kept.
     """
 
     step: int
     tensors: dict[str, np.ndarray]
     fed: np.ndarray
     state: dict[str, Any]
+    selected: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, then drop all but the newest two."""
     buffer = io.BytesIO()
-    arrays = {"fed": checkpoint.fed, **{f"t/{k}": v for k, v in checkpoint.tensors.items()}}
+    arrays = {
+        "fed": checkpoint.fed,
+        **{f"t/{k}": v for k, v in checkpoint.tensors.items()},
+        **{f"s/{k}": v for k, v in checkpoint.selected.items()},
+    }
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     data = buffer.getvalue()
     name = f"checkpoint-{checkpoint.step:09d}"
@@ -61,8 +67,12 @@ def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
             if files.sha256(data) != meta["npz"]:
                 raise ValueError(f"{directory / name}.npz has changed since it was written")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                tensors = {k[2:]: arrays[k] for k in arrays.files if k.startswith("t/")}
-                return Checkpoint(meta["step"], tensors, arrays["fed"], meta["state"]), problems
+                tensors, selected = (
+                    {k[2:]: arrays[k] for k in arrays.files if k.startswith(kind)}
+                    for kind in ("t/", "s/")
+                )
+                fed, state = arrays["fed"], meta["state"]
+            return Checkpoint(meta["step"], tensors, fed, state, selected), problems
         except (ValueError, OSError, KeyError) as error:
             problems.append(f"checkpoint of step {step} is not usable: {error}")
     return None, problems

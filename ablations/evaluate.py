@@ -36,7 +36,17 @@ _IMAGE_SIZE = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _PART = flags.DEFINE_enum(
-    "part", "test", ["test", "train"], "which part of the data set", flag_values=FLAGS
+    "part",
+    "test",
+    ["test", "validation", "train"],
+    "which part of the data set",
+    flag_values=FLAGS,
+)
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "training images held out for validation; default: as for the cell",
+    flag_values=FLAGS,
 )
 _VIEWS = flags.DEFINE_enum(
     "views", "1", ["1", "10"], "imagenet: centre crop or ten crops", flag_values=FLAGS
@@ -53,6 +63,7 @@ def main(paths: list[str]) -> int:
         _DATA_DIR.value,
         image_size=_IMAGE_SIZE.value,
         part=_PART.value,
+        split=_SPLIT.value,
         views=int(_VIEWS.value),
     )
     print(
@@ -70,6 +81,7 @@ def evaluate(
     *,
     image_size: int | None = None,
     part: str = "test",
+    split: str | None = None,
     views: int = 1,
 ) -> dict[str, Any]:
     """Return error (percent), wrong, images, loss, title of the data and mean_from.
@@ -79,14 +91,16 @@ def evaluate(
         dataset: name of the data set; None: that of the cell beside the model.
         data_dir: where it is.
         image_size: see `data.load`.
-        part: "test" or "train", un-augmented.
+        part: "test", "validation" or "train", un-augmented.
+        split: see `data.load`; None: that of the cell beside the model where the data set is the
+            cell's, else "full".
         views: 1, or 10 for ImageNet.
 
     Raises:
         UserError: the file, the data set or their shapes do not fit.
     """
     from ablations import data
-    from ablations.cell import predict
+    from ablations.prediction import predict
     from ablations.recipes import recipe
     from ablations.stream import make_source, training_mean
 
@@ -97,7 +111,13 @@ def evaluate(
     name = dataset or (cell["data"]["name"] if cell else None)
     if name is None:
         raise UserError(f"{file} has no cell beside it: name the data set with --dataset")
-    loaded = data.load(name, data_dir, image_size=image_size)
+    if split is None:
+        mine = cell is not None and cell["data"]["name"] == name
+        split = cell["data"].get("split", data.splits.FULL) if cell and mine else data.splits.FULL
+    loaded = data.load(name, data_dir, image_size=image_size, split=split)
+    if getattr(loaded, part) is None:
+        held_out = ", ".join(data.splits.names(name)[1:])
+        raise UserError(f"{loaded.title} has no {part} part: give --split ({held_out})")
 
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

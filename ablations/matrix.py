@@ -9,10 +9,11 @@ from typing import Any
 import reszoo
 from ablations import files
 from ablations.data import Dataset
-from ablations.grids import Grid, GridError
+from ablations.grids import Grid, GridError, Level, matching
 from ablations.recipes import recipe
 from ablations.records import Arm
 from reszoo import catalog
+from reszoo.specs import ResNetSpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class PlannedCell:
 def arms(
     grid: Grid, image_shape: tuple[int, ...], classes: int, overrides: dict[str, Any]
 ) -> list[Arm]:
-    """Return a grid's arms with networks and recipes resolved.
+    """Return a grid's arms with networks and recipes resolved, budgets matched where it asks so.
 
     Args:
         grid: what to compare.
@@ -69,31 +70,27 @@ def arms(
     Raises:
         GridError, SpecError, RecipeError: an arm is not possible; the message names it.
     """
+    shared = {"input_shape": tuple(image_shape), "classes": classes}
+    networks = [_network(grid, level, shared) for level in grid.arms]
+    matches = _matches(grid, networks)
     resolved = []
-    for level in grid.arms:
-        shared = {"input_shape": tuple(image_shape), "classes": classes}
+    for level, network, match in zip(grid.arms, networks, matches, strict=True):
+        _check_overrides(grid, level, overrides)
         protocol = recipe(grid.recipe).replace(
             **{**grid.recipe_fields, **level.recipe, **level.exceptions, **overrides}
         )
-        if grid.network in catalog.VGG:
-            if grid.spec or level.spec:
-                raise GridError(f"{grid.network} is a comparator: it takes no factors of the spec")
-            spec = None
-            cost = reszoo.complexity(grid.network, **shared)
-        else:
-            try:
-                network = reszoo.spec(grid.network, **{**grid.spec, **level.spec, **shared})
-            except reszoo.SpecError as error:
-                raise GridError(f"arm {level.name}: {error}") from None
-            spec = {k: v for k, v in network.to_dict().items() if k != "name"}
-            cost = reszoo.complexity(network)
+        if match is not None:
+            network = match.spec
+        cost = reszoo.complexity(network) if network else reszoo.complexity(grid.network, **shared)
         value = grid.paper.get("values", {}).get(level.name)
         resolved.append(
             Arm(
                 name=level.name,
                 factors=level.factors,
                 network=grid.network,
-                spec=spec,
+                spec={k: v for k, v in network.to_dict().items() if k != "name"}
+                if network
+                else None,
                 recipe=protocol.to_dict(),
                 exceptions=level.exceptions,
                 reason=level.reason,
@@ -101,9 +98,49 @@ def arms(
                 macs=cost.macs,
                 weighted_layers=cost.weighted_layers,
                 paper=None if value is None else {"value": value},
+                match=match.to_dict() if match else None,
             )
         )
     return resolved
+
+
+def _check_overrides(grid: Grid, level: Level, overrides: dict[str, Any]) -> None:
+    """Refuse to set what the grid varies: arms named after their levels would all be the same."""
+    length = {"epochs", "iterations"}  # either excludes the other
+    for name in overrides:
+        for varied in length if name in length else {name}:
+            if f"recipe.{varied}" in level.factors:
+                raise GridError(
+                    f"recipe.{varied} is a factor of grid {grid.name}: it cannot be set to one "
+                    f"value for all arms ({name} was given)"
+                )
+
+
+def _network(grid: Grid, level: Level, shared: dict[str, Any]) -> ResNetSpec | None:
+    """Return an arm's network before any matching; None for a comparator."""
+    if grid.network in catalog.VGG:
+        if grid.spec or level.spec or grid.match:
+            raise GridError(f"{grid.network} is a comparator: it takes no factors of the spec")
+        return None
+    try:
+        return reszoo.spec(grid.network, **{**grid.spec, **level.spec, **shared})
+    except reszoo.SpecError as error:
+        raise GridError(f"arm {level.name}: {error}") from None
+
+
+def _matches(grid: Grid, networks: list[ResNetSpec | None]) -> list[matching.Match | None]:
+    """Return, for grids that match a budget, what each arm but the baseline becomes."""
+    names = [level.name for level in grid.arms]
+    reference = networks[names.index(grid.baseline)]
+    if not grid.match or reference is None:
+        return [None] * len(networks)
+    target = matching.budget(reference, grid.match)
+    return [
+        None
+        if name == grid.baseline or network is None
+        else matching.solve(network, grid.match, target, grid.tolerance)
+        for name, network in zip(names, networks, strict=True)
+    ]
 
 
 def cells(
@@ -124,7 +161,11 @@ def cells(
                     "classes": len(dataset.class_names),
                 },
                 "recipe": arm.recipe,
-                "data": {"name": dataset.name, "digest": dataset.digest},
+                "data": {
+                    "name": dataset.name,
+                    "digest": dataset.digest,
+                    **dataset.split_facts,
+                },
                 "seed": seed,
                 "platform": dataclasses.asdict(platform),
             },

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations import data, files, grids, matrix, records
+from ablations import audit, data, files, grids, matrix, records
 from ablations.devices import choose
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
@@ -41,6 +42,10 @@ class Plan:
         driver: version of the GPUs' driver, or "".
         directory: of the run.
         baseline: arm that the others are compared with.
+        analysis: what the table is asked for: margin, detect, target, first_stage, decision.
+        unmatched: what makes the arms incomparable, allowed by the user (--allow_unmatched).
+        reproduces_run: of --reproduce: path of the run that is trained again, and the sha256 of its
+            grid.json.
     """
 
     grid: grids.Grid
@@ -54,6 +59,9 @@ class Plan:
     driver: str
     directory: Path
     baseline: str
+    analysis: dict[str, Any] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+    reproduces_run: dict[str, str] | None = None
 
     def arm(self, name: str) -> Arm:
         """Return an arm by name."""
@@ -101,10 +109,14 @@ class Plan:
                 "title": self.dataset.title,
                 "digest": self.dataset.digest,
                 "notes": list(self.dataset.notes),
+                **self.dataset.split_facts,
             },
             "platform": dataclasses.asdict(self.platform),
             "jobs": self.jobs,
             "paper": self.grid.paper,
+            "analysis": self.analysis,
+            "unmatched": list(self.unmatched),
+            **({"reproduces_run": self.reproduces_run} if self.reproduces_run else {}),
         }
 
 
@@ -112,11 +124,15 @@ def plan(
     grid: str | None = None,
     *,
     net: str | None = None,
+    base: str | None = None,
+    axis: list[str] | None = None,
     preset: str = "quick",
     dataset: str | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     skip_corrupt: bool = False,
+    split: str = data.splits.FULL,
+    selection: str | None = None,
     out: str | Path | None = None,
     seeds: int | None = None,
     seed_list: list[int] | None = None,
@@ -129,20 +145,17 @@ def plan(
     devices: str | None = None,
     strategy: str | None = None,
     cpu_replicas: int | None = None,
+    allow_unmatched: bool = False,
+    margin: float | None = None,
+    detect: float | None = None,
+    analysis: dict[str, Any] | None = None,
 ) -> Plan:
     """Resolve a command into cells; arguments as in `ablations.run_grid`.
 
     Raises:
         UserError (or SpecError): something asked for is not possible; one line says what.
     """
-    if bool(grid) == bool(net):
-        raise UserError(
-            f"give a grid or a network, one of the two: --grid {'|'.join(grids.names())} "
-            "or --net resnet20"
-        )
-    chosen = grids.load(grid, preset) if grid else grids.single(str(net), preset)
-    if net:
-        layer_plan(net)  # an unknown network is named before data are read
+    chosen = _chosen(grid, net, base, axis, preset)
     name = chosen.name if preset == "quick" else f"{chosen.name}-{preset}"
     directory = Path(out) if out else Path("runs") / name
     if only is not None and not any(only):
@@ -163,14 +176,28 @@ def plan(
             raise UserError(f"--{label} takes a positive number, not {number}")
 
     loaded = data.load(
-        dataset or chosen.dataset, data_dir, image_size=image_size, skip_corrupt=skip_corrupt
+        dataset or chosen.dataset,
+        data_dir,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        split=split,
     )
     if skip_corrupt and loaded.name not in ("folder", "imagenet"):
         raise UserError(f"--skip_corrupt is for folder and imagenet, not {loaded.name}")
-    overrides = {**(recipe or {}), **({"epochs": epochs} if epochs else {})}
+    overrides = {
+        **(recipe or {}),
+        **({"epochs": epochs} if epochs else {}),
+        **({"selection": selection} if selection else {}),
+    }
     arms = matrix.arms(chosen, loaded.image_shape, len(loaded.class_names), overrides)
     for arm in arms:
         _check_fit(arm, loaded)
+    unmatched = tuple(difference.text for difference in audit.planned(arms))
+    if unmatched and not allow_unmatched:
+        raise UserError(
+            f"grid {chosen.name} is not matched: {'; '.join(unmatched)}. Make each a factor (or "
+            "an exception with its reason), or give --allow_unmatched to train it all the same"
+        )
     all_seeds = sorted({*wanted_seeds, *(old["seeds"] if old else [])})
     count = len(wanted_seeds) * len(only or arm_names)
     hardware = choose("cpu" if cpu_replicas else devices)
@@ -182,6 +209,17 @@ def plan(
         for cell in matrix.cells(arms, wanted_seeds, loaded, platform)
         if not only or cell.arm in only
     ]
+    asked = {"margin": margin, "detect": detect, **(analysis or {})}
+    for label in ("margin", "detect"):
+        if asked[label] is not None and not 0 < asked[label] < math.inf:
+            raise UserError(
+                f"--{label} takes a positive, finite number of points, not {asked[label]}"
+            )
+    kept = dict(old.get("analysis", {})) if old else {}
+    if seeds is not None or seed_list is not None:
+        # The number of seeds is no longer what an earlier --seeds auto decided.
+        for label in ("target", "first_stage", "decision"):
+            kept.pop(label, None)
     result = Plan(
         chosen,
         arms,
@@ -194,10 +232,35 @@ def plan(
         hardware.gpus[0].driver if hardware.gpus else "",
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
+        {**kept, **{name: value for name, value in asked.items() if value is not None}},
+        unmatched,
     )
     if old:
         _check_identity(directory, result, old)
     return result
+
+
+def _chosen(
+    grid: str | None, net: str | None, base: str | None, axis: list[str] | None, preset: str
+) -> grids.Grid:
+    """Return the grid that was asked for by name, by its axes, or as a single network."""
+    if sum(map(bool, (grid, net, axis))) != 1:
+        if base and not axis:
+            raise UserError("--base is the network that --axis changes: give --axis FIELD=A,B too")
+        raise UserError(
+            "give one of the three: --grid NAME (--list shows them) or FILE.yaml, --axis FIELD=A,B "
+            "with --base NETWORK, or --net NETWORK"
+        )
+    if axis:
+        if not base:
+            raise UserError("--axis needs the network that it changes: --base resnet20")
+        return grids.from_axes(base, axis, preset)
+    if base:
+        raise UserError("--base goes with --axis, not with --grid or --net")
+    if net:
+        layer_plan(net)  # an unknown network is named before data are read
+        return grids.single(net, preset)
+    return grids.load(str(grid), preset)
 
 
 def _seeds(count: int | None, listed: list[int] | None) -> list[int]:
@@ -225,6 +288,11 @@ def _check_fit(arm: Arm, dataset: data.Dataset) -> None:
         raise UserError(
             f"recipe.test_views {recipe.test_views} is for imagenet, not {dataset.name}"
         )
+    if recipe.selection == "best_validation" and dataset.validation is None:
+        held_out = ", ".join(data.splits.names(dataset.name)[1:])
+        raise UserError(
+            f"selection best_validation needs images that are held out: give --split ({held_out})"
+        )
     group = recipe.bn_batch or recipe.batch // recipe.replicas
     count = len(dataset.train.labels)
     if recipe.statistics == "population" and group > count:
@@ -236,10 +304,10 @@ def _check_fit(arm: Arm, dataset: data.Dataset) -> None:
 
 def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
     """Return the grid.json of a directory that this command would continue."""
+    if (file := records.obstacle(directory)) is not None:
+        raise UserError(f"--out {directory}: {file} is a file, not a directory")
     if not directory.exists():
         return None
-    if not directory.is_dir():
-        raise UserError(f"--out {directory} is a file, not a directory")
     path = directory / "grid.json"
     if not path.exists():
         strangers = [p.name for p in directory.iterdir() if not p.name.startswith(".")]

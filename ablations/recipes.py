@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("cosine", "steps", "constant"),
     "l2_on": ("all", "kernels"),
     "statistics": ("moving", "population"),
-    "selection": ("last",),
+    "selection": ("last", "best_validation"),
     "augmentation": ("crop", "scale"),
 }
 
@@ -63,7 +63,9 @@ class Recipe:
         mean_images: training images that the per-pixel mean is taken over where decoding all would
             cost an epoch (ImageNet); 0: all.
         test_views: 1 (centre) or 10 (corners and centre, mirrored, softmax averaged; sec. 3.4).
-        selection: which weights are tested: those of the "last" step.
+        selection: which weights are tested: those of the "last" step, or those of the epoch with
+            the lowest error on the images that a split holds out ("best_validation"; of equal ones
+            the earliest). Test images never have a say.
     """
 
     name: str
@@ -254,7 +256,38 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: int) -> list[str]:
+_WEIGHTS = {
+    "last": "those of the last step",
+    "best_validation": "those of the epoch with the lowest validation error",
+}
+
+
+def weights_sentence(selections: Sequence[str], held_out: int) -> str:
+    """Return the sentence of a table's caption that says which weights were tested.
+
+    Args:
+        selections: the recipes' `selection`, of each arm or once.
+        held_out: images of the validation part; 0: there is none.
+    """
+    kinds = list(dict.fromkeys(selections))
+    if len(kinds) > 1:
+        weights = "; ".join(f"{kind}: {_WEIGHTS[kind]}" for kind in kinds)
+    else:
+        weights = _WEIGHTS[kinds[0]]
+    if not held_out:
+        return f"Weights: {weights}; nothing was chosen on test data."
+    part = f"{held_out:,} images held out of the training set, the same for all cells"
+    if kinds == ["last"]:
+        return (
+            f"Weights: {weights}; nothing was chosen on test data. Curves: validation error "
+            f"({part}); the test set was evaluated once."
+        )
+    return f"Weights: {weights} ({part}); the test set was evaluated once."
+
+
+def differences(
+    mine: Recipe, paper: Recipe, data: str, replicas: int, images: int, held_out: int = 0
+) -> list[str]:
     """Return what separates a training run from the paper's protocol, in sentences.
 
     Args:
@@ -262,13 +295,19 @@ def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: i
         paper: the paper's for such a network, "paper-cifar" or "paper-imagenet".
         data: name of the data set.
         replicas: devices that shared a batch.
-        images: of the training set.
+        images: of the training set, without those held out.
+        held_out: of the validation part.
     """
     lines = []
     wanted = "imagenet" if paper.name == "paper-imagenet" else "cifar10"
     if data != wanted:
         lines.append(
             f"data set {data} instead of {'ImageNet' if wanted == 'imagenet' else 'CIFAR-10'}"
+        )
+    if held_out:
+        lines.append(
+            f"{held_out:,} of {images + held_out:,} training images held out for validation; the "
+            "paper's networks train on all"
         )
     steps = mine.steps(images)
     if steps != paper.iterations:
@@ -292,6 +331,7 @@ def differences(mine: Recipe, paper: Recipe, data: str, replicas: int, images: i
         ("flip", "mirroring {0} instead of {1}"),
         ("crop_padding", "crops from {0} pixels of padding instead of {1}"),
         ("test_views", "{0} test view(s) instead of {1}"),
+        ("selection", "selection of the weights {0} instead of {1}"),
     ):
         one, other = getattr(mine, name), getattr(paper, name)
         if one != other:

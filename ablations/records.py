@@ -2,7 +2,7 @@
 
     runs/NAME/
       grid.json                     the plan: arms, factors, seeds, recipe, data, paper numbers
-      table.md  table.csv  cells.csv
+      table.md  table.csv  statistics.csv  cells.csv
       cells/ARM/seed0/
         cell.json                   the resolved configuration; its hash is the cell's identity
         record.json                 results, digests, environment
@@ -42,6 +42,7 @@ CELL_FILES = (
     "fed.sha256",
 )
 
+#: Where images are held out for validation, the test columns are empty, else the validation ones.
 HISTORY = (
     "epoch",
     "step",
@@ -53,7 +54,19 @@ HISTORY = (
     "test_error",
     "seconds",
     "images_per_second",
+    "validation_loss",
+    "validation_error",
 )
+
+#: What every version of a finished cell's record.json has, as far as a reader relies on it.
+_RECORD = {
+    "": ("arm", "seed", "identity", "results", "matched", "final_sha256", "attempts",
+         "environment"),
+    "results": ("train_error", "test_error", "train_wrong", "test_wrong", "train_images",
+                "test_images", "wall_seconds", "images_per_second"),
+    "matched": ("steps", "images", "fed_sha256", "initial_sha256"),
+    "environment": ("versions", "cpu", "variables"),
+}  # fmt: skip
 
 
 class RecordError(UserError):
@@ -74,6 +87,10 @@ class Arm:
         exceptions: fields of the recipe that only this arm changes, declared by the grid.
         reason: why.
         paper: the paper's number for this arm, or None: {"value": %, "note": …}.
+        match: of a grid that matches budgets (`match:`): budget ("MACs" or "parameters"), target,
+            value, mismatch (value / target - 1), tolerance, widths, stem_width, uniform (one factor
+            for the stem and all stages) and reachable (values next to the target). None for the
+            baseline.
     """
 
     name: str
@@ -87,6 +104,7 @@ class Arm:
     exceptions: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     paper: dict[str, Any] | None = None
+    match: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +118,10 @@ class Cell:
         state: "planned", "interrupted", "running", "failed" or "done".
         config: the resolved configuration; its hash is the cell's identity.
         record: results, digests and environment of a finished cell, else None.
-        history: one dict an epoch, keys as in HISTORY; of unfinished cells what is there.
+        history: one dict an epoch, keys as in HISTORY without the empty columns; of unfinished
+            cells what is there.
         problem: why a failed or damaged cell does not count.
+        recorded_arm: its arm's name in its own run, where merged runs renamed it.
     """
 
     arm: str
@@ -112,6 +132,7 @@ class Cell:
     record: dict[str, Any] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
+    recorded_arm: str = ""
 
     @property
     def results(self) -> dict[str, Any]:
@@ -121,7 +142,7 @@ class Cell:
         return self.record["results"]
 
     def predictions(self) -> dict[str, Any]:
-        """Return per-test-image arrays: labels (n,), predicted (n,), probabilities (n, classes)."""
+        """Return per-test-image arrays: label (n,), predicted (n,), probabilities (n, classes)."""
         import numpy as np
 
         with np.load(self.directory / "predictions.npz", allow_pickle=False) as arrays:
@@ -157,6 +178,9 @@ class Run:
 
         Args:
             column: one of `HISTORY`.
+
+        Raises:
+            RecordError: there is no such column, or it is empty in this run.
         """
         import numpy as np
 
@@ -166,7 +190,15 @@ class Run:
             raise RecordError(unknown("history column", column, HISTORY))
         curves = {}
         for arm in self.arms:
-            rows = [[epoch[column] for epoch in c.history] for c in self.done(arm.name)]
+            cells = self.done(arm.name)
+            for cell in cells:
+                if any(column not in epoch for epoch in cell.history):
+                    there = [name for name in HISTORY if name in cell.history[0]]
+                    raise RecordError(
+                        f"the history of {cell.arm}/seed{cell.seed} has no {column}; it has "
+                        f"{', '.join(there)}"
+                    )
+            rows = [[epoch[column] for epoch in c.history] for c in cells]
             if rows:
                 curves[arm.name] = np.array(rows, np.float64)
         return curves
@@ -175,6 +207,14 @@ class Run:
 def cell_directory(root: Path, arm: str, seed: int) -> Path:
     """Return where a cell's files are."""
     return root / "cells" / arm / f"seed{seed}"
+
+
+def obstacle(directory: Path) -> Path | None:
+    """Return the file, if any, that stands where a directory or one of its parents should."""
+    for path in (directory, *directory.parents):
+        if path.exists():
+            return None if path.is_dir() else path
+    return None
 
 
 def load(directory: str | Path) -> Run:
@@ -188,6 +228,8 @@ def load(directory: str | Path) -> Run:
     """
     root = Path(directory)
     path = root / "grid.json"
+    if (file := obstacle(root)) is not None:
+        raise RecordError(f"{root} holds no run: {file} is a file, not a directory")
     grid = _read(path, f"{root} holds no run: it has no grid.json")
     try:
         grid = files.verified(path, grid)
@@ -214,6 +256,7 @@ def load_cell(root: Path, arm: str, seed: int) -> Cell:
             if (directory / "manifest.json").exists():
                 check_manifest(directory)
                 record = _read(directory / "record.json", "")
+                _check_record(directory / "record.json", record)
                 history = read_history(directory / "history.csv")
                 state = "done"
             elif (directory / "failure.json").exists():
@@ -221,9 +264,23 @@ def load_cell(root: Path, arm: str, seed: int) -> Cell:
                 state = "failed"
             elif (directory / "progress.json").exists():
                 state = "interrupted"
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError) as error:
             state, problem, record = "failed", str(error), None
+        except (KeyError, TypeError, AttributeError):
+            text = f"a record in {directory} is damaged: it lacks what it must have"
+            state, problem, record = "failed", text, None
     return Cell(arm, seed, directory, state, config, record, history, problem)
+
+
+def _check_record(path: Path, record: dict[str, Any]) -> None:
+    """Refuse the record of a finished cell that lacks what every reader needs."""
+    for part, names in _RECORD.items():
+        content = record[part] if part else record
+        lacking = [name for name in names if name not in content]
+        if lacking:
+            raise RecordError(f"{path} lacks {f'{part}.' if part else ''}{lacking[0]}")
+    if any("code" not in one for one in record["attempts"]):
+        raise RecordError(f"{path} has an attempt without its code")
 
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
@@ -231,6 +288,8 @@ def _read(path: Path, missing: str) -> dict[str, Any]:
         value = files.read_json(path)
     except FileNotFoundError:
         raise RecordError(missing or f"{path} is missing") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RecordError(str(error)) from None
     version = value.get("schema") if isinstance(value, dict) else None
@@ -320,6 +379,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
             {
                 key: int(value) if key in ("epoch", "step", "images") else float(value)
                 for key, value in row.items()
+                if value
             }
             for row in csv.DictReader(file)
         ]

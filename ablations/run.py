@@ -4,9 +4,12 @@ Examples:
   python -m ablations.run --grid shortcuts            plain, A, B, C; 3 seeds; minutes on a laptop
   python -m ablations.run --grid degradation          plain and residual, 20 and 56 layers
   python -m ablations.run --net resnet20              one network
+  python -m ablations.run --axis shortcut=A,B --axis depth=20,32 --base resnet20
   python -m ablations.run --grid shortcuts --seeds 5  more seeds: continues the same directory
   python -m ablations.run --grid depth --dry_run      what it would train, and what it would cost
   python -m ablations.run --list                      the grids
+  python -m ablations.run --status runs/shortcuts     what is done
+  python -m ablations.run --reproduce runs/shortcuts  train it again, compare bit for bit
 
 The table goes to standard output, progress to standard error, and everything else to --out
 (default runs/<grid>). The same command continues a grid that was stopped.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from typing import Any
 
 from absl import flags
@@ -30,6 +34,16 @@ _GRID = flags.DEFINE_string(
 )
 _NET = flags.DEFINE_string(
     "net", None, "one network of the zoo, e.g. resnet20, instead of a grid", flag_values=FLAGS
+)
+_AXIS = flags.DEFINE_multi_string(
+    "axis",
+    None,
+    "a grid without a file: a field and its levels, e.g. shortcut=A,B,C; may be repeated; fields "
+    "of the recipe begin with recipe.; needs --base",
+    flag_values=FLAGS,
+)
+_BASE = flags.DEFINE_string(
+    "base", None, "--axis: the network that every arm starts from", flag_values=FLAGS
 )
 _PRESET = flags.DEFINE_string(
     "preset",
@@ -61,11 +75,45 @@ _SKIP_CORRUPT = flags.DEFINE_boolean(
     "folder, imagenet: leave out images that cannot be read; the table says how many",
     flag_values=FLAGS,
 )
+_SPLIT = flags.DEFINE_string(
+    "split",
+    "full",
+    "training images held out for validation: full (none), 45k/5k (cifar10, cifar100), 9k/1k "
+    "(fashion), holdout (10 %) or holdout:PERCENT; the same for all cells",
+    flag_values=FLAGS,
+)
+_SELECTION = flags.DEFINE_string(
+    "selection",
+    None,
+    "weights that are tested: last, or best_validation (needs --split); default: the recipe's",
+    flag_values=FLAGS,
+)
 _OUT = flags.DEFINE_string(
     "out", None, "directory of the run; default runs/<grid>", flag_values=FLAGS
 )
-_SEEDS = flags.DEFINE_integer(
-    "seeds", None, "number of seeds, from 0; default 3", flag_values=FLAGS
+_SEEDS = flags.DEFINE_string(
+    "seeds",
+    None,
+    "number of seeds, from 0; default 3; auto: as many as --target needs",
+    flag_values=FLAGS,
+)
+_TARGET = flags.DEFINE_float(
+    "target",
+    None,
+    "--seeds auto: wanted half-width of the 95 % intervals, percentage points of error",
+    flag_values=FLAGS,
+)
+_MAX_SEEDS = flags.DEFINE_integer(
+    "max_seeds", None, "--seeds auto: stop there, and say so; default: 30", flag_values=FLAGS
+)
+_MARGIN = flags.DEFINE_float(
+    "margin", None, "judge equivalence within so many percentage points", flag_values=FLAGS
+)
+_DETECT = flags.DEFINE_float(
+    "detect",
+    None,
+    "say how many seeds would show a difference of so many percentage points",
+    flag_values=FLAGS,
 )
 _SEED_LIST = flags.DEFINE_list("seed_list", None, "seeds by number, e.g. 3,4,5", flag_values=FLAGS)
 _ONLY = flags.DEFINE_list("only", None, "train only these arms, e.g. A,B", flag_values=FLAGS)
@@ -100,11 +148,26 @@ _CPU_REPLICAS = flags.DEFINE_integer(
     "share each batch over so many logical devices of the processor",
     flag_values=FLAGS,
 )
+_ALLOW_UNMATCHED = flags.DEFINE_boolean(
+    "allow_unmatched",
+    False,
+    "train a grid whose arms differ in more than its factors; the table says NOT MATCHED",
+    flag_values=FLAGS,
+)
 _RETRY = flags.DEFINE_boolean("retry_failed", False, "train failed cells again", flag_values=FLAGS)
 _HUNG = flags.DEFINE_float(
     "hung_minutes",
     None,
     "stop a cell that makes no progress for so long; default: 10 epochs, at least 10 minutes",
+    flag_values=FLAGS,
+)
+_STATUS = flags.DEFINE_string(
+    "status", None, "say what is done in this run directory, and exit", flag_values=FLAGS
+)
+_REPRODUCE = flags.DEFINE_string(
+    "reproduce",
+    None,
+    "train the finished cells of this run directory again, and compare bit for bit",
     flag_values=FLAGS,
 )
 _LIST = flags.DEFINE_boolean("list", False, "list the grids and exit", flag_values=FLAGS)
@@ -113,49 +176,177 @@ _DRY_RUN = flags.DEFINE_boolean(
 )
 
 
+#: What --reproduce can be asked for besides; all else is in the run's own records.
+_REPRODUCIBLE = (
+    "out", "only", "data_dir", "image_size", "skip_corrupt", "jobs", "devices", "retry_failed",
+    "hung_minutes", "dry_run",
+)  # fmt: skip
+
+
+def _alone(mode: str, allowed: tuple[str, ...] = ()) -> None:
+    """Refuse flags that would do nothing beside one that says what the command does."""
+    for name in FLAGS:
+        if FLAGS[name].present and name not in (mode, *allowed):
+            raise cli.UserError(f"--{name} does nothing with --{mode}: leave it out")
+
+
 def main() -> int:
     """Run the command; return its exit status."""
     if _LIST.value:
-        print(_list())
+        _alone("list")
+        from ablations.grids.listing import listing
+
+        print(listing(_width(), sys.stdout.isatty()))
         return cli.EXIT_OK
+    if _STATUS.value is not None:
+        _alone("status")
+        from ablations import records
+        from ablations.status import status
+
+        print(status(records.load(_STATUS.value)))
+        return cli.EXIT_OK
+    if _HUNG.value is not None and not _HUNG.value > 0:
+        raise cli.UserError(f"--hung_minutes takes a positive number, not {_HUNG.value}")
     from ablations import runner
+
+    try:
+        if _REPRODUCE.value is not None:
+            return _reproduce(_REPRODUCE.value)
+        return _train()
+    except runner.Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return cli.EXIT_INTERRUPTED
+
+
+def _options() -> dict[str, Any]:
+    """Return the arguments of `ablations.plan.plan` that the flags stand for, but seeds."""
+    return {
+        "grid": _GRID.value,
+        "net": _NET.value,
+        "base": _BASE.value,
+        "axis": _AXIS.value,
+        "preset": _PRESET.value,
+        "dataset": _DATASET.value,
+        "data_dir": _DATA_DIR.value,
+        "image_size": _IMAGE_SIZE.value,
+        "skip_corrupt": _SKIP_CORRUPT.value,
+        "split": _SPLIT.value,
+        "selection": _SELECTION.value,
+        "out": _OUT.value,
+        "only": _ONLY.value,
+        "baseline": _BASELINE.value,
+        "epochs": _EPOCHS.value,
+        "jobs": _JOBS.value,
+        "threads": _THREADS.value,
+        "devices": _DEVICES.value,
+        "strategy": _STRATEGY.value,
+        "cpu_replicas": _CPU_REPLICAS.value,
+        "allow_unmatched": _ALLOW_UNMATCHED.value,
+        "margin": _MARGIN.value,
+        "detect": _DETECT.value,
+    }
+
+
+def _train() -> int:
+    from ablations import report, runner, sequential
     from ablations.plan import plan
 
-    planned = plan(
-        _GRID.value,
-        net=_NET.value,
-        preset=_PRESET.value,
-        dataset=_DATASET.value,
+    options = _options()
+    automatic = _SEEDS.value == "auto"
+    if _TARGET.value is not None and not automatic:
+        raise cli.UserError("--target is for --seeds auto")
+    if _MAX_SEEDS.value is not None and not automatic:
+        raise cli.UserError("--max_seeds is for --seeds auto")
+    most = sequential.MOST if _MAX_SEEDS.value is None else _MAX_SEEDS.value
+    if automatic and _SEED_LIST.value is not None:
+        raise cli.UserError("give --seeds auto or --seed_list, not both")
+
+    def make(seeds: int | None, analysis: dict[str, Any] | None = None) -> Any:
+        return plan(seeds=seeds, seed_list=_numbers(_SEED_LIST.value), analysis=analysis, **options)
+
+    def execute(planned: Any) -> Any:
+        return runner.execute(planned, True, _RETRY.value, _HUNG.value)
+
+    if automatic:
+        stage = sequential.first_stage(_TARGET.value, most)
+        planned = make(stage)
+        sequential.check(planned, _ONLY.value)
+    else:
+        planned = make(_count(_SEEDS.value))
+    if _DRY_RUN.value:
+        print(_dry_run(planned))
+        return cli.EXIT_OK
+    if automatic and _TARGET.value is not None:
+        run = sequential.run_stages(
+            make, execute, _TARGET.value, most, lambda text: print(text, file=sys.stderr)
+        )
+    else:
+        run = execute(planned)
+    print(report.terminal(report.compare(run), _width(), sys.stdout.isatty()))
+    print(
+        f"written to {run.directory}: report.html, table.md, table.csv, table.tex, "
+        "statistics.csv, cells.csv"
+    )
+    print(_cost(run), file=sys.stderr)
+    asked = {(cell.arm, cell.seed) for cell in planned.cells}
+    missing = [
+        c for c in run.cells if (automatic or (c.arm, c.seed) in asked) and c.state != "done"
+    ]
+    return cli.EXIT_FAILED_CELLS if missing else cli.EXIT_OK
+
+
+def _cost(run: Any) -> str:
+    """Return what the laboratory itself cost, beside training and evaluation steps."""
+    beside = [
+        cell.results["cpu_seconds"] - cell.results["work_cpu_seconds"]
+        for cell in run.done()
+        if "work_cpu_seconds" in cell.results
+    ]
+    text = f"beside training and evaluation steps: {time.process_time():.1f} CPU-seconds here"
+    if beside:
+        text += (
+            f", {sum(beside) / len(beside):.1f} a cell in the mean (at most {max(beside):.1f}: "
+            "importing TensorFlow, building and tracing the network, saving)"
+        )
+    return text
+
+
+def _reproduce(directory: str) -> int:
+    from ablations import records, reproduction, runner
+
+    _alone("reproduce", _REPRODUCIBLE)
+    old = records.load(directory)
+    planned = reproduction.plan_again(
+        old,
+        out=_OUT.value,
+        only=_ONLY.value,
         data_dir=_DATA_DIR.value,
         image_size=_IMAGE_SIZE.value,
         skip_corrupt=_SKIP_CORRUPT.value,
-        out=_OUT.value,
-        seeds=_SEEDS.value,
-        seed_list=_numbers(_SEED_LIST.value),
-        only=_ONLY.value,
-        baseline=_BASELINE.value,
-        epochs=_EPOCHS.value,
         jobs=_JOBS.value,
-        threads=_THREADS.value,
         devices=_DEVICES.value,
-        strategy=_STRATEGY.value,
-        cpu_replicas=_CPU_REPLICAS.value,
     )
     if _DRY_RUN.value:
         print(_dry_run(planned))
         return cli.EXIT_OK
-    try:
-        run = runner.execute(planned, True, _RETRY.value, _HUNG.value)
-    except runner.Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        return cli.EXIT_INTERRUPTED
-    from ablations import report
+    found = reproduction.finished(planned)
+    new = runner.execute(planned, True, _RETRY.value, _HUNG.value)
+    reproduction.refuse_copies(old, new)
+    trained = reproduction.finished(planned) - found
+    print(f"{trained} cells trained now, {found} found finished")
+    equal, lines = reproduction.compare(old, new)
+    print("\n".join(lines))
+    print(f"written to {new.directory}")
+    return cli.EXIT_OK if equal else cli.EXIT_FAILED_CELLS
 
-    print(report.terminal(report.compare(run), _width(), sys.stdout.isatty()))
-    print(f"written to {run.directory}: table.md, table.csv, cells.csv, cells/")
-    asked = {(cell.arm, cell.seed) for cell in planned.cells}
-    missing = [c for c in run.cells if (c.arm, c.seed) in asked and c.state != "done"]
-    return cli.EXIT_FAILED_CELLS if missing else cli.EXIT_OK
+
+def _count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise cli.UserError(f"--seeds takes a number or auto, not {text!r}") from None
 
 
 def _width() -> int:
@@ -173,38 +364,28 @@ def _numbers(texts: list[str] | None) -> list[int] | None:
         ) from None
 
 
-def _list() -> str:
-    from ablations import grids
-
-    lines = []
-    for name in grids.names():
-        for preset in grids.presets(name):
-            grid = grids.load(name, preset)
-            lines.append(f"{name}  ({preset})")
-            lines.append(f"    {grid.title}: {', '.join(arm.name for arm in grid.arms)}")
-            lines.append(f"    baseline {grid.baseline}; data {grid.dataset}; {grid.network}")
-            lines.append(f"    reproduces {grid.reproduces}")
-            lines.append(f"    expect: {grid.expect}")
-    return "\n".join(lines)
-
-
 def _dry_run(planned: Any) -> str:
+    from ablations.grids.declared import widths
     from ablations.report.comparison import duration
 
+    wide = max(16, *(len(arm.name) + 2 for arm in planned.arms))
     cells = planned.cells
     seeds = len({cell.seed for cell in cells})
     lines = [
         f"{planned.grid.title}: {len(cells)} cells ({seeds} seed{'s' * (seeds > 1)}), "
         f"data {planned.dataset.title}",
-        f"{'arm':<16}{'parameters':>14}{'MACs':>18}{'steps':>10}{'time a cell':>16}",
+        f"{'arm':<{wide}}{'parameters':>14}{'MACs':>18}{'steps':>10}{'time a cell':>16}",
     ]
     for arm in planned.arms:
         if not any(cell.arm == arm.name for cell in cells):
             continue
         lines.append(
-            f"{arm.name:<16}{arm.parameters:>14,}{arm.macs:>18,}{planned.steps(arm.name):>10,}"
-            f"{duration(planned.seconds(arm.name)):>16}"
+            f"{arm.name:<{wide}}{arm.parameters:>14,}{arm.macs:>18,}"
+            f"{planned.steps(arm.name):>10,}{duration(planned.seconds(arm.name)):>16}"
+            + (f"   width {widths(arm)}: {100 * arm.match['mismatch']:+.2f} %" if arm.match else "")
         )
+    if planned.unmatched:
+        lines += ["NOT MATCHED (allowed):", *(f"  {line}" for line in planned.unmatched)]
     total = sum(planned.seconds(cell.arm) for cell in cells) / planned.jobs
     lines += [
         f"about {duration(total)} with {planned.jobs} cells side by side, "

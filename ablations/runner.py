@@ -73,10 +73,11 @@ def run_grid(
         retry_failed: train failed cells again; they are left alone otherwise.
         hung_minutes: stop a cell that makes no progress for so long; default: 10 times its epoch,
             at least 10 minutes.
-        **options: net (a catalogue name instead of a grid), preset, dataset, data_dir, image_size
-            (pixels), skip_corrupt, out (directory; default runs/<grid>), seeds (how many),
-            seed_list, only (names of arms), baseline, epochs, recipe (fields of the recipe to
-            replace), jobs, threads, devices, strategy, cpu_replicas.
+        **options: net (a catalogue name instead of a grid), or base and axis (a catalogue name and
+            a list such as ["shortcut=A,B", "depth=20,32"]), preset, dataset, data_dir, image_size
+            (pixels), skip_corrupt, split, selection, out (directory; default runs/<grid>), seeds
+            (how many), seed_list, only (names of arms), baseline, epochs, recipe (fields of the
+            recipe to replace), jobs, threads, devices, strategy, cpu_replicas, allow_unmatched.
 
     Returns:
         The run: arms, cells, curves. Failed cells are in it with state "failed".

@@ -68,6 +68,10 @@ def paired(
         confidence: of the interval: mean ± t(n - 1) * std / sqrt(n).
     """
     values = [arm[seed] - baseline[seed] for seed in arm if seed in baseline]
+    if not all(map(math.isfinite, values)):
+        # A diverged run is not dropped: without it the arm would look better than it is.
+        note = "a difference is not finite: no interval"
+        return Difference(tuple(values), len(values), math.nan, None, None, note)
     summary = summarise(values)
     if summary.n <= 2:
         return Difference(

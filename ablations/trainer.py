@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import reszoo
+from ablations import environment
 from ablations.optimizers import MomentumSGD, set_sub_batch
 from ablations.recipes import Recipe
 from reszoo.models import logits_model
@@ -137,9 +139,12 @@ class Trainer:
                 training. Replicas take a group each; how many there are does not matter.
 
         Returns:
-            How many groups there were.
+            How many groups there were; 0 for networks without batch normalisation, which keep no
+            statistics.
         """
         norms = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
+        if not norms:
+            return 0
         moving = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
         sums = [np.zeros(v.shape, np.float64) for v in moving]
         kept = [(layer, layer.momentum) for layer in norms]
@@ -194,16 +199,36 @@ class Trainer:
             parts.append(self._evaluate(batch).numpy()[: self._widest - missing])
         return np.concatenate(parts)
 
-    def variables(self) -> Iterator[tuple[str, keras.Variable]]:
-        """Yield every tensor of the model, then of the optimizer, by structural name."""
-        for variable in self.model.variables:
-            yield variable.path, variable
-        for variable in self.optimizer.variables:
-            yield f"optimizer/{variable.path.split('/', 1)[-1]}", variable
+    def variables(self) -> dict[str, keras.Variable]:
+        """Return every tensor of the model, then of the optimizer, by structural name."""
+        optimizer = {
+            f"optimizer/{variable.path.split('/', 1)[-1]}": variable
+            for variable in self.optimizer.variables
+        }
+        return {**named_variables(self.model), **optimizer}
+
+    def machine(self) -> dict[str, Any]:
+        """Return what this process trains on, as it finds it and not as it was planned."""
+        gpus = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return {
+            **(
+                {"gpus": sorted(str(detail.get("device_name")) for detail in details)}
+                if gpus
+                else {"device": environment.cpu_model()}
+            ),
+            "threads": int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")),
+            "strategy": "mirrored" if self.strategy else "none",
+            "replicas": self.replicas,
+        }
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the value of every tensor by name."""
-        return {name: np.asarray(variable) for name, variable in self.variables()}
+        return {name: np.asarray(variable) for name, variable in self.variables().items()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return a copy of every tensor of the model by name."""
+        return {name: np.array(v) for name, v in named_variables(self.model).items()}
 
     def restore(self, tensors: dict[str, np.ndarray]) -> None:
         """Set every tensor.
@@ -211,14 +236,41 @@ class Trainer:
         Raises:
             ValueError: a tensor is missing, unknown or of another shape.
         """
-        mine = dict(self.variables())
-        if set(mine) != set(tensors):
-            odd = sorted(set(mine) ^ set(tensors))
-            raise ValueError(f"the checkpoint's tensors are not this network's: {odd[:3]}")
-        for name, variable in mine.items():
-            if tuple(variable.shape) != tensors[name].shape:
-                raise ValueError(f"tensor {name} has shape {tensors[name].shape} in the checkpoint")
-            variable.assign(tensors[name])
+        _assign(self.variables(), tensors)
+
+    def restore_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        """Set every tensor of the model; raises as `restore`."""
+        _assign(named_variables(self.model), tensors)
+
+
+def _assign(mine: dict[str, keras.Variable], tensors: dict[str, np.ndarray]) -> None:
+    if set(mine) != set(tensors):
+        odd = sorted(set(mine) ^ set(tensors))
+        raise ValueError(f"the checkpoint's tensors are not this network's: {odd[:3]}")
+    for name, variable in mine.items():
+        if tuple(variable.shape) != tensors[name].shape:
+            raise ValueError(f"tensor {name} has shape {tensors[name].shape} in the checkpoint")
+        variable.assign(tensors[name])
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return every tensor of a model by structural name, states of random generators included.
+
+    Keras numbers the generators of a process, so that what it calls `seed_generator_2` depends on
+    what was built before; here they bear the name of their layer.
+
+    Raises:
+        ValueError: two tensors have one name.
+    """
+    owners = {
+        id(generator.state): f"{layer.name}/seed_generator_state"
+        for layer in model.layers
+        if (generator := getattr(layer, "seed_generator", None)) is not None
+    }
+    variables = {owners.get(id(v), v.path): v for v in model.variables}
+    if len(variables) != len(model.variables):
+        raise ValueError(f"two tensors of {model.name} have one name")
+    return variables
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -230,10 +282,10 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def tensor_digests(model: keras.Model) -> dict[str, dict[str, Any]]:
     """Return shape and SHA-256 (of dtype, shape and bytes) of every tensor of a model, by name."""
     digests = {}
-    for variable in model.variables:
+    for name, variable in named_variables(model).items():
         value = np.asarray(variable)
         head = f"{value.dtype.str} {value.shape}".encode()
-        digests[variable.path] = {
+        digests[name] = {
             "shape": list(value.shape),
             "sha256": hashlib.sha256(head + value.tobytes()).hexdigest(),
         }

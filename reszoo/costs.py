@@ -46,15 +46,16 @@ def complexity(network: str | ResNetSpec, **overrides: Any) -> Complexity:
 
 
 def weighted(layer: Layer) -> bool:
-    """Return whether the paper counts a layer: convolutions and classifier, projections not."""
-    return layer.op in ("conv", "dense") and not layer.projection
+    """Return whether the paper counts a layer: convolutions and classifier of the main path."""
+    return layer.op in ("conv", "dense") and layer.role == "main"
 
 
 def parameters(layer: Layer) -> int:
     """Return the trainable scalars of one layer."""
     if layer.op in ("conv", "dense"):
-        kernel = layer.kernel**2 * layer.in_channels * layer.channels
-        return kernel + (layer.channels if layer.bias else 0)
+        return _kernel(layer) + (layer.channels if layer.bias else 0)
+    if layer.op == "channel_conv":
+        return layer.kernel
     return 2 * layer.channels if layer.op == "norm" else 0
 
 
@@ -64,6 +65,8 @@ def macs(layer: Layer) -> int:
     Raises:
         SpecError: the layer is a convolution of unknown size.
     """
+    if layer.op == "channel_conv":
+        return layer.kernel * layer.channels
     if layer.op not in ("conv", "dense"):
         return 0
     pixels = 1
@@ -71,4 +74,8 @@ def macs(layer: Layer) -> int:
         if n is None:
             raise SpecError("MACs depend on the input size: give input_shape=(height, width, c)")
         pixels *= n
-    return layer.kernel**2 * layer.in_channels * layer.channels * pixels
+    return _kernel(layer) * pixels
+
+
+def _kernel(layer: Layer) -> int:
+    return layer.kernel**2 * layer.in_channels // layer.groups * layer.channels

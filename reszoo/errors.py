@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class SpecError(ValueError):
@@ -43,3 +45,10 @@ def choices(what: str, name: object, allowed: Iterable[str], limit: int = 30) ->
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return the one-line message for a name that is not among `allowed`."""
     return choices(f"unknown {kind}", name, allowed)
+
+
+def plain_int(value: Any) -> Any:
+    """Return integers of other libraries (numpy's, say) as int, and anything else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    return operator.index(value)

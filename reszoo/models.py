@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+import dataclasses
+import inspect
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from reszoo import layers as reszoo_layers
+from reszoo import layers as own
 from reszoo.catalog import VGG
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, plain_int, unknown
+from reszoo.graphs import KerasWriter
 from reszoo.layers import deep_graph
-from reszoo.layers.shortcuts import zero_channels
-from reszoo.plans import Layer, Plan, plan
-from reszoo.specs import ResNetSpec, plain_int
+from reszoo.layers.network import adopt_policy
+from reszoo.plans import Plan, plan
+from reszoo.specs import ResNetSpec
 
 _ACTIVATIONS = (None, "softmax", "sigmoid", "linear")
 _POOLING = (None, "avg", "max")
+_PREPROCESSING = ("none", "in_graph")
+_FORMATS = ("channels_last", "channels_first")
+_DTYPES = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
 def build(
     network: str | ResNetSpec,
-    weights: None = None,
+    weights: str | Path | None = None,
     include_top: bool = True,
     classes: int | None = None,
     classifier_activation: str | None = "softmax",
@@ -35,58 +41,127 @@ def build(
     *,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
+    preprocessing: str = "none",
+    data_format: str | None = None,
     portable: bool = False,
     seed: int | None = None,
+    verify: bool = True,
+    allow_noncommercial: bool = False,
     **overrides: Any,
 ) -> keras.Model:
     """Build a Keras functional model from a catalogue name or a spec.
 
     Args:
-        network: a name (`reszoo.names()`) or a ResNetSpec.
-        weights: None: nothing is ever downloaded unasked. Published weights are not read yet.
+        network: a name (`reszoo.names()`), with a weights tag after a dot ("resnet50.a1_in1k") or
+            without, or a ResNetSpec.
+        weights: None: initial values; nothing is ever downloaded unasked. "imagenet": the name's
+            default published weights; a tag of the index (`reszoo.weights.index.entries(name)`);
+            or the path of a file: `.keras` or `.weights.h5` of ours, a checkpoint with
+            torchvision's, timm's or akamaster's names (`.pth`, `.th`, `.safetensors`),
+            keras.applications' `.h5`, BiT's `.npz`. Foreign files are read, never executed.
         include_top: whether to end with global pooling and the classifier.
-        classes: outputs of the classifier; None: the spec's; 0: pooled features (N, channels).
+        classes: outputs of the classifier; None: the weights' or the spec's; another number than
+            the weights': a new classifier on their backbone; 0: pooled features (N, channels).
+            Only for models with a classifier.
         classifier_activation: "softmax" (probabilities), "sigmoid", "linear" or None (logits).
         pooling: without a classifier: None (map, (N, H, W, C)), "avg" or "max" ((N, C)).
-        input_shape: (height, width, channels) in pixels; None for a size not known yet.
-        input_tensor: a Keras tensor (N, H, W, C) to build on, e.g. the output of preprocessing
-            layers, which become part of the model; its shape replaces `input_shape`.
-        dtype: Keras dtype policy of every layer, e.g. "mixed_bfloat16"; the classifier's
-            activation is always float32.
+        input_shape: (height, width, channels) in pixels, with channels_first (channels, height,
+            width); None for a size not known yet. With weights, one channel gets the sum over RGB
+            of the first kernel, n channels the kernel repeated, times 3/n.
+        input_tensor: a Keras tensor (N, H, W, C), or (N, C, H, W), to build on, e.g. the output of
+            preprocessing layers, which become part of the model; it has the shape, so that
+            `input_shape` is not needed.
+        dtype: Keras dtype policy of every layer, e.g. "mixed_bfloat16", and of the model, so that
+            `fit` scales the losses of "mixed_float16"; the classifier's activation is always
+            float32. None: Keras' setting.
         name: the Keras model's name; None: the network's.
         features_only: return the maps of `out_indices` instead of a classifier.
-        out_indices: which maps (timm's count): 0 the stem's activation, 1… the stages; negative
-            from the end. None: all. With one index the model returns that map, else a list.
-        portable: use stock Keras layers only, so that the saved file loads without reszoo.
+        out_indices: which maps (timm's count): 0 the stem before its pooling, 1… the stages;
+            negative from the end. None: all. With one index the model returns that map, else a
+            list.
+        preprocessing: "none", or "in_graph": the model takes pixels of 0..255 and normalises them
+            itself, so that exported models do too. Needs weights with known preprocessing.
+        data_format: "channels_last" or "channels_first"; None: Keras' setting.
+        portable: use stock Keras layers and keras.Model only, so that the saved file loads without
+            reszoo; without what `reszoo.layers.ResNet` adds (`feature_info`, `freeze`, labels, …).
         seed: initial values become a function of (seed, layer name, shape) only, so that networks
             built with the same seed share the values of every tensor they have in common.
             None: Keras' global seed.
+        verify: refuse published files whose hash or revision is not known.
+        allow_noncommercial: take weights whose licence forbids commercial use.
         **overrides: fields of ResNetSpec; also the derived `depth` and `width`.
 
     Returns:
-        A functional model with `.spec` (None for VGG). Input: float images (N, H, W, C).
+        A functional model (`reszoo.layers.ResNet`, or a plain keras.Model for portable models)
+        with `.spec`, which is None for VGG. Input: float images (N, H, W, C).
 
     Raises:
         SpecError: an argument or a combination that is not possible; the message is one line.
+        WeightsError: the weights cannot be had; the message says what to download and where to.
+        WeightFileError: a file that is damaged, dangerous or of another network.
     """
-    _check(weights, include_top, classifier_activation, pooling, features_only, out_indices)
+    _check_names(overrides)
+    _check(include_top, classifier_activation, pooling, features_only, out_indices, preprocessing)
+    _check_classifier(classes, classifier_activation, include_top, features_only)
+    for key, value in (
+        ("portable", portable),
+        ("verify", verify),
+        ("allow_noncommercial", allow_noncommercial),
+    ):
+        _check_switch(key, value)
+    seed = plain_int(seed)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise SpecError(f"seed takes an integer of at least 0, not {seed!r}")
-    if input_tensor is not None and not isinstance(input_tensor, keras.KerasTensor):
-        raise SpecError(
-            f"input_tensor takes a Keras tensor (keras.Input), not {type(input_tensor).__name__}"
-        )
+    if name is not None and (not isinstance(name, str) or "/" in name):
+        raise SpecError(f"name takes text without a slash, not {name!r}")
+    _check_dtype(dtype)
+    _check_input(input_tensor, input_shape)
+    form = _data_format(data_format)
     if classes is not None:
         overrides["classes"] = classes
     if input_tensor is not None:
-        overrides["input_shape"] = tuple(input_tensor.shape[1:])
-    elif input_shape is not None:
-        overrides["input_shape"] = input_shape
-    if network in VGG and not (include_top and not features_only):
+        input_shape = tuple(input_tensor.shape[1:])
+    if input_shape is not None:
+        overrides["input_shape"] = _channels_last_shape(input_shape, form)
+    source = None
+    if weights is not None or _tag(network):
+        from reszoo.weights.loading import resolve
+
+        source = resolve(
+            network, weights, overrides, verify=verify, allow_noncommercial=allow_noncommercial
+        )
+        network, overrides = source.network, source.overrides
+    if isinstance(network, str) and network in VGG and not (include_top and not features_only):
         overrides["classes"] = 0  # its fully connected layers alone need a known size
     description = plan(network, **overrides)
-    writer = _KerasWriter(description, portable, seed, dtype, classifier_activation)
+    if classifier_activation == "sigmoid" and not description.logits:
+        raise SpecError("classifier_activation has no effect with classes=0: drop one")
+    if preprocessing == "in_graph" and (source is None or source.preprocessing is None):
+        raise SpecError(
+            "preprocessing='in_graph' needs weights whose preprocessing is known: give weights="
+        )
 
+    if preprocessing == "in_graph" and portable:
+        raise SpecError(
+            "portable=True with preprocessing='in_graph': the normalisation is a layer of reszoo; "
+            "use one of the two"
+        )
+
+    writer = KerasWriter(
+        description,
+        portable=portable,
+        seed=seed,
+        dtype=dtype,
+        classifier_activation=classifier_activation,
+        data_format=form,
+    )
+    start = writer.input(input_tensor, pixels=preprocessing == "in_graph")
+    if preprocessing == "in_graph":
+        assert source is not None and source.preprocessing is not None
+        channels = description.layers[0].channels
+        writer.tensors["input"] = source.preprocessing.for_channels(channels).layer(
+            name="preprocessing", data_format=form, dtype=dtype
+        )(start)
     indices: list[int] = []
     if features_only:
         indices = _indices(out_indices, len(description.endpoints))
@@ -94,29 +169,76 @@ def build(
     elif include_top:
         wanted = [description.layers[-1].name]
     else:
-        wanted = [description.endpoints[-1]]
+        wanted = [description.features]
     needed = _ancestors(description, wanted)
-    for layer in description:
+    for layer in description.layers[1:]:
         if layer.name in needed:
-            writer.write(layer, input_tensor)
+            writer.write(layer)
     outputs = [writer.tensors[key] for key in wanted]
     if pooling and not include_top and not features_only:
         pool = "GlobalAveragePooling2D" if pooling == "avg" else "GlobalMaxPooling2D"
         make = getattr(keras.layers, pool)
-        outputs = [make(name="head_pool", data_format="channels_last", dtype=dtype)(outputs[0])]
+        outputs = [make(name="head_pool", data_format=form, dtype=dtype)(outputs[0])]
 
     label = name or description.name
-    source: Any = writer.tensors["input"]
     if input_tensor is not None:
-        source = keras.utils.get_source_inputs(input_tensor)
-        source = source[0] if len(source) == 1 else source
+        start = keras.utils.get_source_inputs(input_tensor)
+        start = start[0] if len(start) == 1 else start
+    meta: dict[str, Any] = {
+        "maps": [
+            [key, stride, description[key].channels]
+            for key, stride in zip(description.endpoints, description.strides, strict=True)
+        ],
+        "data_format": form,
+    }
+    if features_only:
+        meta["outputs"] = indices
+    if source is not None:
+        meta |= source.meta(description.layers[0].channels, preprocessing == "in_graph")
     with deep_graph(2 * len(needed)):
-        arguments = {"inputs": source, "outputs": outputs if len(outputs) > 1 else outputs[0]}
-        if portable or description.spec is None:
+        arguments = {"inputs": start, "outputs": outputs if len(outputs) > 1 else outputs[0]}
+        if portable:
             model = keras.Model(**arguments, name=label)
             model.spec = description.spec
+            adopt_policy(model)
         else:
-            model = reszoo_layers.ResNet(**arguments, name=label, spec=description.spec)
+            model = own.ResNet(**arguments, name=label, spec=description.spec, meta=meta)
+    if source is not None:
+        source.load_into(model, description)
+    return model
+
+
+def backbone(
+    network: str | ResNetSpec,
+    out_indices: Sequence[int] | None = None,
+    *,
+    frozen_norm: bool = False,
+    **arguments: Any,
+) -> keras.Model:
+    """Build a feature extractor: `build(network, features_only=True, ...)`.
+
+    Args:
+        network: a name or a ResNetSpec.
+        out_indices: which maps (see `build`); None: all. `model.feature_info` lists index, layer
+            name, stride and channels of each.
+        frozen_norm: freeze every normalisation layer, as detection does with small batches
+            (paper, appendix A): statistics, scale and offset stay as they are. Setting
+            `model.trainable` later undoes it.
+        **arguments: those of `build`: `weights`, `input_shape`, …; `output_stride=8` or 16 keeps
+            the last stages' maps larger by dilation.
+
+    Raises:
+        SpecError: as `build`.
+    """
+    if "features_only" in arguments:
+        raise SpecError("features_only: backbone always returns feature maps; leave it out")
+    _check_switch("frozen_norm", frozen_norm)
+    _check_names(arguments, "frozen_norm")
+    model = build(network, features_only=True, out_indices=out_indices, **arguments)
+    if frozen_norm:
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
+                layer.trainable = False
     return model
 
 
@@ -139,11 +261,19 @@ def load(path: str | Path) -> keras.Model:
         raise FileNotFoundError(f"no model file at {file}")
     if file.suffix != ".keras":
         raise ValueError(f"{file} is not a .keras file; load(path) reads what model.save wrote")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except zipfile.BadZipFile:
+        members = []
+    if "config.json" not in members:
+        raise ValueError(f"{file} is not a Keras model file, as model.save writes them")
     # The number of layers stands inside the file; portable models have no class of ours to ask.
     with deep_graph(20_000):
         model = keras.saving.load_model(file, compile=False)
     if not hasattr(model, "spec"):
         model.spec = None
+        adopt_policy(model)
     return model
 
 
@@ -153,19 +283,77 @@ def logits_model(model: keras.Model) -> keras.Model:
         return keras.Model(model.input, model.get_layer("head_dense").output, name=model.name)
 
 
+def _check_names(overrides: Iterable[str], *more: str) -> None:
+    """Refuse a keyword that neither `build` nor a spec knows."""
+    own_names = [
+        n for n in inspect.signature(build).parameters if n not in ("network", "overrides")
+    ]
+    fields = [field.name for field in dataclasses.fields(ResNetSpec)]
+    known = dict.fromkeys([*own_names, *more, "depth", "width", *fields])
+    for name in overrides:
+        if name not in known:
+            raise SpecError(unknown("argument or spec field", name, known))
+
+
+def _check_switch(key: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise SpecError(f"{key} takes True or False, not {value!r}")
+
+
+def _check_classifier(
+    classes: int | None, activation: str | None, include_top: bool, features_only: bool
+) -> None:
+    if include_top and not features_only:
+        return
+    without = "features_only=True" if features_only else "include_top=False"
+    if classes:
+        raise SpecError(f"classes sizes the classifier, which {without} leaves out: drop one")
+    if activation == "sigmoid":
+        raise SpecError(f"classifier_activation has no effect with {without}: drop one")
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype is None:
+        return
+    try:
+        policy = keras.dtype_policies.get(dtype)
+        known = keras.backend.is_float_dtype(policy.compute_dtype)
+        known = known and getattr(policy, "quantization_mode", None) is None
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise SpecError(unknown("dtype", dtype, _DTYPES))
+
+
+def _check_input(tensor: Any, shape: Sequence[int | None] | None) -> None:
+    if tensor is None:
+        return
+    if not isinstance(tensor, keras.KerasTensor):
+        raise SpecError(
+            f"input_tensor takes a Keras tensor (keras.Input), not {type(tensor).__name__}"
+        )
+    if len(tensor.shape) != 4:
+        raise SpecError(f"input_tensor takes images of rank 4, not of the shape {tensor.shape}")
+    if shape is not None and not isinstance(shape, Sequence):
+        raise SpecError(f"input_shape takes a sequence of integers, not {shape!r}")
+    if shape is not None and tuple(shape) != tuple(tensor.shape[1:]):
+        raise SpecError(
+            f"input_shape {tuple(shape)} is not that of input_tensor, {tensor.shape[1:]}: drop one"
+        )
+
+
 def _check(
-    weights: object,
     include_top: bool,
     activation: object,
     pooling: object,
     features_only: bool,
     out_indices: object,
+    preprocessing: object,
 ) -> None:
-    if weights is not None:
-        raise SpecError(
-            f"weights={weights!r}: published weights are not read yet; build with weights=None, "
-            "then model.load_weights(file) takes weights that reszoo saved"
-        )
+    for key, value in (("include_top", include_top), ("features_only", features_only)):
+        _check_switch(key, value)
+    if preprocessing not in _PREPROCESSING:
+        raise SpecError(unknown("preprocessing", preprocessing, _PREPROCESSING))
     if activation not in _ACTIVATIONS:
         raise SpecError(unknown("classifier_activation", activation, map(str, _ACTIVATIONS)))
     if pooling not in _POOLING:
@@ -176,6 +364,30 @@ def _check(
         raise SpecError("pooling is for models without a classifier: give include_top=False")
     if pooling and features_only:
         raise SpecError("features_only returns maps, so pooling does not apply")
+
+
+def _tag(network: object) -> bool:
+    """Return whether a name carries a weights tag ("resnet50.a1_in1k")."""
+    return isinstance(network, str) and "." in network
+
+
+def _data_format(wanted: str | None) -> str:
+    form = keras.config.image_data_format() if wanted is None else wanted
+    if form not in _FORMATS:
+        raise SpecError(unknown("data_format", form, _FORMATS))
+    if form == "channels_first" and not own.channels_first_works():
+        raise SpecError(
+            "data_format channels_first: TensorFlow convolves such maps on CPU only with oneDNN; "
+            "set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported, or use channels_last"
+        )
+    return form
+
+
+def _channels_last_shape(shape: Any, form: str) -> Any:
+    """Return (height, width, channels) of a shape in Keras' order for `form`."""
+    if form == "channels_first" and isinstance(shape, Sequence) and len(shape) == 3:
+        return (*shape[1:], shape[0])
+    return shape
 
 
 def _indices(wanted: Sequence[int] | None, count: int) -> list[int]:
@@ -205,139 +417,3 @@ def _ancestors(description: Plan, wanted: Sequence[str]) -> set[str]:
         if layer.name in needed:
             needed.update(layer.inputs)
     return needed
-
-
-class _KerasWriter:
-    """Turns layers of a plan into Keras layers, one after another."""
-
-    def __init__(
-        self,
-        description: Plan,
-        portable: bool,
-        seed: int | None,
-        dtype: Any,
-        classifier_activation: str | None,
-    ) -> None:
-        self.tensors: dict[str, Any] = {}
-        self._plan = description
-        self._portable = portable
-        self._seed = seed
-        self._dtype = dtype
-        self._classifier_activation = classifier_activation
-
-    def write(self, layer: Layer, input_tensor: Any = None) -> None:
-        """Add one layer; its inputs must have been written."""
-        if layer.op == "input":
-            if input_tensor is None:
-                shape = (*layer.size, layer.channels)
-                policy = keras.dtype_policies.get(self._dtype) if self._dtype else None
-                dtype = policy.compute_dtype if policy else None
-                input_tensor = keras.Input(shape, name="input", dtype=dtype)
-            self.tensors[layer.name] = input_tensor
-            return
-        writer: Callable[..., Any] = getattr(self, f"_{layer.op}")
-        self.tensors[layer.name] = writer(layer, *(self.tensors[i] for i in layer.inputs))
-
-    def _common(self, layer: Layer, suffix: str = "") -> dict[str, Any]:
-        return {"name": layer.name + suffix, "dtype": self._dtype}
-
-    def _initializer(self, layer: Layer) -> keras.initializers.Initializer:
-        seed = None
-        if self._seed is not None:
-            digest = hashlib.sha256(f"{self._seed}/{layer.name}".encode()).digest()
-            seed = int.from_bytes(digest[:4], "little") >> 1
-        kind = self._plan.initializer
-        if kind == "glorot_uniform":
-            return keras.initializers.GlorotUniform(seed=seed)
-        # Keras' own HeNormal is truncated; the paper's reference [13] is a plain normal.
-        mode = "fan_out" if kind == "he_normal_fan_out" else "fan_in"
-        return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal", seed=seed)
-
-    def _conv(self, layer: Layer, x: Any) -> Any:
-        # "same" pads stride-2 maps on the other side than Caffe and torch do: pad explicitly.
-        padding = "valid"
-        if layer.padding and layer.stride == 1 and 2 * layer.padding == layer.kernel - 1:
-            padding = "same"
-        elif layer.padding:
-            x = keras.layers.ZeroPadding2D(
-                layer.padding, data_format="channels_last", **self._common(layer, "_pad")
-            )(x)
-        return keras.layers.Conv2D(
-            layer.channels,
-            layer.kernel,
-            layer.stride,
-            padding,
-            data_format="channels_last",
-            use_bias=layer.bias,
-            kernel_initializer=self._initializer(layer),
-            **self._common(layer),
-        )(x)
-
-    def _norm(self, layer: Layer, x: Any) -> Any:
-        home = keras.layers if self._portable else reszoo_layers
-        return home.BatchNormalization(
-            epsilon=layer.option("epsilon"),
-            momentum=layer.option("momentum"),
-            **self._common(layer),
-        )(x)
-
-    def _relu(self, layer: Layer, x: Any) -> Any:
-        return keras.layers.Activation("relu", **self._common(layer))(x)
-
-    def _add(self, layer: Layer, x: Any, y: Any) -> Any:
-        return keras.layers.Add(**self._common(layer))([x, y])
-
-    def _max_pool(self, layer: Layer, x: Any) -> Any:
-        if layer.padding:
-            # The map comes out of a ReLU, so zeros never exceed the maximum (torch pads -inf).
-            x = keras.layers.ZeroPadding2D(
-                layer.padding, data_format="channels_last", **self._common(layer, "_pad")
-            )(x)
-        return keras.layers.MaxPooling2D(
-            layer.kernel, layer.stride, data_format="channels_last", **self._common(layer)
-        )(x)
-
-    def _subsample_pad(self, layer: Layer, x: Any) -> Any:
-        pad, pool = layer.option("pad"), layer.option("pool")
-        if not self._portable:
-            return reszoo_layers.SubsamplePad(
-                layer.channels, layer.stride, pad, pool, **self._common(layer)
-            )(x)
-        if layer.stride > 1:
-            size = layer.stride if pool == "average" else 1
-            x = keras.layers.AveragePooling2D(
-                size,
-                layer.stride,
-                "same",
-                data_format="channels_last",
-                **self._common(layer, "_pool"),
-            )(x)
-        if layer.channels > layer.in_channels:
-            # Stock Keras pads only height and width: swap width and channels around the padding.
-            sides = zero_channels(layer.in_channels, layer.channels, pad)
-            x = keras.layers.Permute((1, 3, 2), **self._common(layer, "_swap"))(x)
-            x = keras.layers.ZeroPadding2D(
-                ((0, 0), sides), data_format="channels_last", **self._common(layer)
-            )(x)
-            x = keras.layers.Permute((1, 3, 2), **self._common(layer, "_back"))(x)
-        return x
-
-    def _global_pool(self, layer: Layer, x: Any) -> Any:
-        return keras.layers.GlobalAveragePooling2D(
-            data_format="channels_last", **self._common(layer)
-        )(x)
-
-    def _flatten(self, layer: Layer, x: Any) -> Any:
-        return keras.layers.Flatten(data_format="channels_last", **self._common(layer))(x)
-
-    def _dense(self, layer: Layer, x: Any) -> Any:
-        return keras.layers.Dense(
-            layer.channels, kernel_initializer=self._initializer(layer), **self._common(layer)
-        )(x)
-
-    def _dropout(self, layer: Layer, x: Any) -> Any:
-        return keras.layers.Dropout(layer.option("rate"), **self._common(layer))(x)
-
-    def _activation(self, layer: Layer, x: Any) -> Any:
-        kind = self._classifier_activation or "linear"
-        return keras.layers.Activation(kind, name=layer.name, dtype="float32")(x)

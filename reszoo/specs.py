@@ -3,62 +3,140 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import operator
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, plain_int, unknown
 
 #: Allowed values of the fields that are choices; the first is the default where one exists.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "stem": ("imagenet", "cifar"),
+    "stem": ("imagenet", "cifar", "deep", "tiered"),
+    "stem_pool": ("max", "max_zero", "max_ceil", "conv", "none"),
     "block": ("basic", "bottleneck"),
-    "shortcut": ("none", "A", "B", "C"),
+    "activation_order": ("post", "pre", "norm_after_add", "relu_before_add", "relu_only_pre"),
+    "preact_split": ("after", "before"),
+    "shortcut": (
+        "none", "A", "B", "C", "scaled", "exclusive_gate", "shortcut_gate", "dropout",
+    ),
     "shortcut_pad": ("end", "both"),
     "shortcut_pool": ("subsample", "average"),
+    "shortcut_downsample": ("strided", "average"),
     "stride_placement": ("1x1", "3x3"),
+    "stage_stride": ("first", "last"),
+    "antialias": ("none", "average", "blur"),
+    "attention": ("none", "se", "eca"),
+    "norm": ("batch", "group"),
+    "conv_bias": ("none", "unnormalized"),
     "initializer": ("he_normal", "he_normal_fan_out", "glorot_uniform"),
+}  # fmt: skip
+
+_POSITIVE_INTS = ("stem_width", "expansion", "groups", "width_per_group", "first_reduction",
+                  "shortcut_kernel", "se_divisor", "norm_groups")  # fmt: skip
+#: name -> (what is allowed, test)
+_NUMBERS: dict[str, tuple[str, Any]] = {
+    "norm_epsilon": ("a positive number", lambda v: v > 0),
+    "norm_momentum": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "shortcut_scale": ("a number", lambda v: True),
+    "residual_scale": ("a number that is not 0", lambda v: v != 0),
+    "gate_bias": ("a number", lambda v: True),
+    "shortcut_dropout": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "se_ratio": ("a number in (0, 1]", lambda v: 0 < v <= 1),
+    "weight_epsilon": ("a positive number", lambda v: v > 0),
+    "block_dropout": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "stochastic_depth": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "dropout": ("a number in [0, 1)", lambda v: 0 <= v < 1),
 }
+_SWITCHES = ("attention_relu", "weight_standardization", "zero_gamma")
 
 #: Weighted layers inside one block, as the paper counts them (projections not).
 BLOCK_LAYERS = {"basic": 2, "bottleneck": 3}
 
-#: Table 1 of the paper: block -> depth -> blocks a stage (conv2_x … conv5_x).
-IMAGENET_DEPTHS = {
-    "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
-    "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
-}
+#: Shortcuts that are parameter-free where the shape changes (option A).
+IDENTITY_SHORTCUTS = ("A", "scaled", "exclusive_gate", "shortcut_gate", "dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetSpec:
     """Everything that determines a residual or plain network, and nothing else.
 
-    Two specs are equal when they describe the same network; `name` is only a label.
+    Equal specs describe the same network; `name` is only a label. A combination that makes no
+    network is refused with the reason (`reszoo.rules.RULES` lists them). A field that tunes an
+    option which is off (`se_ratio` without attention, `shortcut_pad` without option A, a
+    bottleneck's `stride_placement` in basic blocks) has no effect.
 
     Attributes:
         name: label used in tables; not compared.
-        stem: ``"imagenet"`` (7x7 stride 2, then 3x3 stride 2 max-pool) or ``"cifar"`` (3x3).
+        stem: ``"imagenet"`` (7x7, stride 2), ``"cifar"`` (3x3), ``"deep"`` (three 3x3, the first of
+            stride 2, half the width in the first two: ResNet-C, arXiv 1812.01187) or ``"tiered"``
+            (the same with 3/8 and 1/2 of the width: ResNet-T, timm).
+        stem_pool: what follows the stem: ``"max"`` (3x3, stride 2, padded with minus infinity as in
+            torch), ``"max_zero"`` (padded with zeros: keras.applications, BiT), ``"max_ceil"`` (not
+            padded, size rounded up: Caffe's SE nets), ``"conv"`` (3x3 convolution of stride 2:
+            ResNet-RS) or ``"none"``. Default: none for CIFAR stems, max for the others.
         block: ``"basic"`` (two 3x3) or ``"bottleneck"`` (1x1, 3x3, 1x1); paper Fig. 5.
         depths: blocks in each stage.
-        widths: channels of the 3x3 convolutions in each stage.
-        stem_width: channels of the first convolution; default ``widths[0]``.
-        expansion: output channels of a block / its width; default 1 (basic) or 4 (bottleneck).
+        widths: base channels of each stage; a block's output has ``widths x expansion``.
+        stem_width: channels that leave the stem; default ``widths[0]``.
+        expansion: output channels of a block / its base channels; default 1 (basic) or 4.
+        groups: groups of the bottleneck's 3x3 convolution ("cardinality"; arXiv 1611.05431).
+        width_per_group: channels of one group where the base width is 64: the 3x3 convolution has
+            ``widths x width_per_group / 64``, rounded down, times ``groups`` channels (ResNeXt-50
+            32x4d: 32 and 4; Wide ResNet-50-2: 1 and 128).
+        first_reduction: divides the channels of a block's first convolution (SENet-154: 2).
+        activation_order: ``"post"`` (2015), ``"pre"`` (arXiv 1603.05027, Fig. 4e), or the other
+            orders of its Table 2: ``"norm_after_add"`` (b), ``"relu_before_add"`` (c),
+            ``"relu_only_pre"`` (d).
+        preact_split: where the first unit's shortcut leaves in the two pre-activation orders:
+            ``"after"`` the activation (arXiv 1603.05027, appendix) or ``"before"`` it (timm, Wide
+            ResNet's code). In other units shortcuts that change the shape leave after it, the
+            others (and those of stage_stride "last" that only halve the map) before it.
         shortcut: ``"none"`` (plain), ``"A"`` (identity, zero channels where the width grows),
-            ``"B"`` (projection where the shape changes), ``"C"`` (projection in every block);
-            paper sec. 4.1. Default: A for basic CIFAR nets, B for the others.
+            ``"B"`` (projection where the shape changes), ``"C"`` (projection in every block; the
+            1x1 convolution of 1603.05027 Table 1); paper sec. 4.1. And the others of that Table 1
+            on top of option A: ``"scaled"``, ``"exclusive_gate"`` (g F + (1 - g) x, g the sigmoid
+            of a 1x1 convolution), ``"shortcut_gate"`` (F + (1 - g) x), ``"dropout"``. Default: A
+            for basic CIFAR nets, B for the others.
         shortcut_pad: option A's zero channels at the ``"end"`` (FAIR's code) or half on each side
             (``"both"``); the paper does not say.
         shortcut_pool: how option A halves the map: ``"subsample"`` (every second pixel) or
             ``"average"`` (2x2 average).
+        shortcut_downsample: how projections halve the map: ``"strided"`` 1x1 convolution, or 2x2
+            ``"average"`` pooling before it (ResNet-D, arXiv 1812.01187).
+        shortcut_kernel: kernel of strided projections (SENet-154: 3).
+        shortcut_scale: factor of shortcut "scaled" (1603.05027: 0.5).
+        residual_scale: factor of the residual branch, with any shortcut (1603.05027, beside
+            "scaled": 1 or 0.5).
+        gate_bias: initial bias of the gates of the two gated shortcuts.
+        shortcut_dropout: rate of shortcut "dropout".
         stride_placement: where a bottleneck strides: ``"1x1"`` (the first 1x1; the paper, "v1") or
             ``"3x3"`` ("v1.5", torchvision). Without effect on basic blocks.
-        norm_epsilon: added to the variance in batch normalisation (Caffe and torch: 1e-5).
+        stage_stride: the stride stands in the ``"first"`` block of stages 2…, or in the ``"last"``
+            of stages 1… but the last (keras.applications' V2); option B then needs no projection
+            where only the size changes.
+        antialias: ``"none"``, ``"average"`` (2x2) or ``"blur"`` (3x3 binomial, arXiv 1904.11486)
+            instead of strides in the main path and the stem's pooling, as timm places them.
+        attention: ``"none"``, ``"se"`` (arXiv 1709.01507) or ``"eca"`` (arXiv 1910.03151), at the
+            end of the residual branch.
+        se_ratio: squeezed channels / channels.
+        se_divisor: squeezed channels are rounded to its multiples (timm: 8; the paper: 1).
+        attention_relu: a ReLU before the squeeze (Cadene's SE-ResNet-18 and -34).
+        norm: ``"batch"`` or ``"group"`` (arXiv 1803.08494).
+        norm_groups: groups of group normalisation.
+        norm_epsilon: added to the variance in normalisation (Caffe and torch: 1e-5).
         norm_momentum: weight of the old value in the moving statistics (Keras' sense).
+        weight_standardization: convolutions with zero mean and unit variance (arXiv 1903.10520).
+        weight_epsilon: added to that variance (BiT in timm: 1e-8).
+        conv_bias: ``"none"``, or ``"unnormalized"``: a bias in convolutions that no normalisation
+            follows (keras.applications' V2).
+        block_dropout: rate between a block's last two convolutions (Wide ResNet, arXiv 1605.07146).
+        stochastic_depth: rate at which the last block's branch is dropped in training, falling
+            linearly to the first (arXiv 1603.09382); per image, and scaled up in training.
+        dropout: rate before the classifier.
+        zero_gamma: the last norm of each branch starts at 0 (arXiv 1706.02677).
+        output_stride: input size / size of the last map, reached by dilation instead of stride;
+            default: what the strides give.
         initializer: ``"he_normal"`` (fan-in; the paper's reference [13]), ``"he_normal_fan_out"``
             (FAIR, torchvision) or ``"glorot_uniform"`` (Keras' default).
         classes: outputs of the classifier; 0 for pooled features.
@@ -67,17 +145,45 @@ class ResNetSpec:
 
     name: str = field(default="", compare=False)
     stem: str
+    stem_pool: str | None = None
     block: str
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     stem_width: int | None = None
     expansion: int | None = None
+    groups: int = 1
+    width_per_group: int = 64
+    first_reduction: int = 1
+    activation_order: str = "post"
+    preact_split: str = "after"
     shortcut: str | None = None
     shortcut_pad: str = "end"
     shortcut_pool: str = "subsample"
+    shortcut_downsample: str = "strided"
+    shortcut_kernel: int = 1
+    shortcut_scale: float = 0.5
+    residual_scale: float = 1.0
+    gate_bias: float = -6.0
+    shortcut_dropout: float = 0.5
     stride_placement: str = "1x1"
+    stage_stride: str = "first"
+    antialias: str = "none"
+    attention: str = "none"
+    se_ratio: float = 1 / 16
+    se_divisor: int = 8
+    attention_relu: bool = False
+    norm: str = "batch"
+    norm_groups: int = 32
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
+    weight_standardization: bool = False
+    weight_epsilon: float = 1e-8
+    conv_bias: str = "none"
+    block_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    zero_gamma: bool = False
+    output_stride: int | None = None
     initializer: str = "he_normal"
     classes: int = 1000
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
@@ -85,51 +191,47 @@ class ResNetSpec:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value is None and name == "shortcut":
+            if value is None and name in ("shortcut", "stem_pool"):
                 continue
             if value not in allowed:
                 raise SpecError(unknown(name, value, allowed))
         for name in ("depths", "widths", "input_shape"):
-            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
-        for name in ("stem_width", "expansion", "classes"):
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        for name in (*_POSITIVE_INTS, "classes", "output_stride"):
             object.__setattr__(self, name, plain_int(getattr(self, name)))
-        for name, default in _defaults(self.block, self.stem, self.widths).items():
+        for name, default in defaults(self.block, self.stem, self.widths).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         if not isinstance(self.name, str):
             raise SpecError(f"name takes text, not {self.name!r}")
-        self._validate()
+        self._check_values()
+        from reszoo import rules  # it describes specs: the import runs both ways
 
-    def _validate(self) -> None:
+        rules.check(self)
+
+    def _check_values(self) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
             raise SpecError(
                 f"depths {self.depths} and widths {self.widths} need one entry a stage, "
                 "and at least one stage"
             )
-        positive: dict[str, tuple[Any, ...]] = {
-            "depths": self.depths,
-            "widths": self.widths,
-            "stem_width": (self.stem_width,),
-            "expansion": (self.expansion,),
-        }
+        positive: dict[str, tuple[Any, ...]] = {"depths": self.depths, "widths": self.widths}
+        positive |= {name: (getattr(self, name),) for name in _POSITIVE_INTS}
+        if self.output_stride is not None:
+            positive["output_stride"] = (self.output_stride,)
         for name, values in positive.items():
-            if any(not _is_int(v) or v < 1 for v in values):
+            if any(not is_int(v) or v < 1 for v in values):
                 raise SpecError(f"{name} takes positive integers, not {getattr(self, name)!r}")
         check_input_shape(self.input_shape)
         check_classes(self.classes)
-        if not _is_number(self.norm_epsilon) or self.norm_epsilon <= 0:
-            raise SpecError(f"norm_epsilon takes a positive number, not {self.norm_epsilon!r}")
-        if not _is_number(self.norm_momentum) or not 0 <= self.norm_momentum < 1:
-            raise SpecError(f"norm_momentum takes a number in [0, 1), not {self.norm_momentum!r}")
-        if self.shortcut == "A":
-            assert self.stem_width is not None
-            channels: tuple[int, ...] = (self.stem_width, *self.block_channels)
-            for before, after in itertools.pairwise(channels):
-                if after < before:
-                    raise SpecError(
-                        f'shortcut "A" only adds zero channels, but {before} channels would become '
-                        f'{after}; use shortcut "B" or "C"'
-                    )
+        for name, (allowed, test) in _NUMBERS.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not test(value):
+                raise SpecError(f"{name} takes {allowed}, not {value!r}")
+            object.__setattr__(self, name, float(value))
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name} takes True or False, not {getattr(self, name)!r}")
 
     @property
     def block_channels(self) -> tuple[int, ...]:
@@ -138,8 +240,24 @@ class ResNetSpec:
         return tuple(width * self.expansion for width in self.widths)
 
     @property
+    def inner_channels(self) -> tuple[int, ...]:
+        """Channels of the 3x3 convolution of the blocks of each stage."""
+        if self.block == "basic":
+            return self.widths
+        return tuple(width * self.width_per_group // 64 * self.groups for width in self.widths)
+
+    @property
+    def stem_stride(self) -> int:
+        """Stride of the stem with its pooling."""
+        return (1 if self.stem == "cifar" else 2) * (1 if self.stem_pool == "none" else 2)
+
+    @property
     def depth(self) -> int:
-        """Weighted layers as the paper counts them: stem, block layers, classifier."""
+        """Weighted layers as the paper counts them: stem, block layers, classifier.
+
+        Published names (resnet50d) do not count the two more convolutions of a deep stem, and
+        neither does this.
+        """
         return 2 + BLOCK_LAYERS[self.block] * sum(self.depths)
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,6 +274,8 @@ class ResNetSpec:
         Raises:
             SpecError: a field is unknown, missing or impossible.
         """
+        if not isinstance(values, Mapping):
+            raise SpecError(f"a spec is made of a dict of its fields, not of {values!r}")
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -166,7 +286,13 @@ class ResNetSpec:
         return cls(**values)
 
     def diff(self, other: ResNetSpec) -> dict[str, tuple[Any, Any]]:
-        """Return the fields that differ: name -> (this spec's value, the other's)."""
+        """Return the fields that differ: name -> (this spec's value, the other's).
+
+        Raises:
+            SpecError: the other is no spec.
+        """
+        if not isinstance(other, ResNetSpec):
+            raise SpecError(f"diff compares with another ResNetSpec, not with {other!r}")
         return {
             f.name: (mine, theirs)
             for f in dataclasses.fields(self)
@@ -185,52 +311,20 @@ class ResNetSpec:
         Raises:
             SpecError: an unknown field, or a combination that does not make a network.
         """
-        values = self.to_dict()
-        # What was derived from the old block, stem and widths is derived again from the new ones.
-        for name, default in _defaults(self.block, self.stem, self.widths).items():
-            if values[name] == default:
-                values[name] = None
-        return named(ResNetSpec.from_dict(merge(values, overrides)), overrides)
+        from reszoo.overrides import replaced
+
+        return replaced(self, overrides)
 
 
-def _defaults(block: str, stem: str, widths: tuple[int, ...]) -> dict[str, Any]:
+def defaults(block: str, stem: str, widths: tuple[int, ...]) -> dict[str, Any]:
     """Return the fields that follow from others unless given."""
     basic = block == "basic"
     return {
         "stem_width": next(iter(widths), 0),
         "expansion": 1 if basic else 4,
         "shortcut": "A" if basic and stem == "cifar" else "B",
+        "stem_pool": "none" if stem == "cifar" else "max",
     }
-
-
-def named(spec: ResNetSpec, overrides: Mapping[str, Any]) -> ResNetSpec:
-    """Return a spec whose catalogue-like name says its depth and whether it is plain."""
-    if "name" in overrides or not re.fullmatch(r"(resnet|plain)\d+", spec.name):
-        return spec
-    family = "plain" if spec.shortcut == "none" else "resnet"
-    return dataclasses.replace(spec, name=f"{family}{spec.depth}")
-
-
-def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return spec fields with `overrides` on top, `depth` and `width` resolved into fields.
-
-    Raises:
-        SpecError: an unknown field, or an impossible depth or width.
-    """
-    merged = dict(values)
-    known = [f.name for f in dataclasses.fields(ResNetSpec)]
-    for name, value in overrides.items():
-        if name in ("depth", "width"):
-            continue
-        if name not in known:
-            raise SpecError(unknown("spec field", name, [*known, "depth", "width"]))
-        if value is not None:  # None: as it was
-            merged[name] = value
-    if overrides.get("depth") is not None:
-        merged["depths"] = _stage_depths(merged, overrides["depth"], "depths" in overrides)
-    if overrides.get("width") is not None:
-        merged.update(_stage_widths(merged, overrides["width"], "widths" in overrides))
-    return merged
 
 
 def check_classes(classes: Any) -> int:
@@ -240,7 +334,7 @@ def check_classes(classes: Any) -> int:
         SpecError: it is not one.
     """
     classes = plain_int(classes)
-    if not _is_int(classes) or classes < 0:
+    if not is_int(classes) or classes < 0:
         raise SpecError(f"classes takes an integer of at least 0, not {classes!r}")
     return classes
 
@@ -251,9 +345,9 @@ def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
     Raises:
         SpecError: it is not one.
     """
-    values = _as_tuple("input_shape", shape)
+    values = as_tuple("input_shape", shape)
     known = [n for n in values if n is not None]
-    if len(values) != 3 or values[2] is None or not all(_is_int(n) and n > 0 for n in known):
+    if len(values) != 3 or values[2] is None or not all(is_int(n) and n > 0 for n in known):
         raise SpecError(
             "input_shape is (height, width, channels) in positive integers; height and width may "
             f"be None; not {shape!r}"
@@ -261,66 +355,23 @@ def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
     return values  # type: ignore[return-value]
 
 
-def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tuple[int, ...]:
-    if clash:
-        raise SpecError("give depth or depths, not both")
-    depth = plain_int(depth)
-    if values["block"] not in BLOCK_LAYERS:
-        raise SpecError(unknown("block", values["block"], BLOCK_LAYERS))
-    if not _is_int(depth):
-        raise SpecError(f"depth takes an integer, not {depth!r}")
-    assert isinstance(depth, int)
-    if values["stem"] != "cifar":
-        table = IMAGENET_DEPTHS[values["block"]]
-        if depth not in table:
-            raise SpecError(
-                f"an ImageNet net with {values['block']} blocks has {' or '.join(map(str, table))} "
-                f"layers (Table 1), not {depth!r}; other depths by depths="
-            )
-        return table[depth]
-    stages = len(values["widths"])
-    per_block = BLOCK_LAYERS[values["block"]] * stages
-    if depth < per_block + 2 or (depth - 2) % per_block:
-        low = max(1, (depth - 2) // per_block)
-        near = f"{per_block * low + 2} and {per_block * (low + 1) + 2}"
-        raise SpecError(
-            f"depth of a CIFAR net with {values['block']} blocks is {per_block}n+2, not {depth!r}; "
-            f"nearest: {near}"
-        )
-    return ((depth - 2) // per_block,) * stages
-
-
-def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict[str, Any]:
-    if clash:
-        raise SpecError("give width or widths, not both")
-    width = plain_int(width)
-    if not isinstance(width, int) or not _is_int(width) or width < 1:
-        raise SpecError(f"width takes a positive integer, not {width!r}")
-    old = values["widths"]
-    scaled = []
-    for channels in (values.get("stem_width") or old[0], *old):
-        if channels * width % old[0]:
-            raise SpecError(f"width={width} does not scale widths {tuple(old)} to integers")
-        scaled.append(channels * width // old[0])
-    return {"stem_width": scaled[0], "widths": tuple(scaled[1:])}
-
-
-def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    """Return a field that holds one value a stage or side; SpecError unless it is a sequence."""
+    unordered = (str, bytes, Mapping, set, frozenset)
+    if isinstance(value, unordered) or not hasattr(value, "__iter__"):
         raise SpecError(f"{name} takes a sequence of integers, not {value!r}")
     return tuple(plain_int(item) for item in value)
 
 
-def plain_int(value: Any) -> Any:
-    """Return integers of other libraries (numpy's, say) as int, and anything else as it is."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return value
-    return operator.index(value)
-
-
-def _is_int(value: object) -> bool:
+def is_int(value: object) -> bool:
+    """Return whether a value is an integer, and not True or False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from reszoo import costs
 from reszoo.plans import Layer, Plan, plan
-from reszoo.specs import ResNetSpec
+from reszoo.specs import IDENTITY_SHORTCUTS, ResNetSpec
 
 _SHORTCUTS = {
     "none": "plain (no shortcuts)",
     "A": "shortcut A (identity, zero channels where the width grows)",
     "B": "shortcut B (projection where the shape changes)",
     "C": "shortcut C (projection in every block)",
+    "scaled": "scaled shortcuts",
+    "exclusive_gate": "exclusively gated shortcuts",
+    "shortcut_gate": "gated shortcuts (the branch is not)",
+    "dropout": "dropout in the shortcuts",
+}
+_POOLS = {
+    "max_pool": "max pool",
+    "average_pool": "average pool",
+    "blur_pool": "blur pool",
+    "conv": "conv",
 }
 
 
@@ -27,24 +38,19 @@ def describe(network: str | ResNetSpec, **overrides: Any) -> str:
         SpecError: the network cannot be built as described.
     """
     layers = plan(network, **overrides)
-    # The paper's conv{i}_x starts at 2 where a stem comes first.
-    first = 1 if layers.spec is None else 2
     rows: list[tuple[str, str, str]] = [("layer name", "output size", layers.name)]
-    if layers.spec is not None:
-        rows.append(("conv1", _size(layers.layers[1]), _conv(layers.layers[1])))
-    for number in range(1, 2 + max(layer.stage for layer in layers)):
-        stage = layers.stage(number)
-        if not stage:
-            continue
-        label = f"conv{number - 1 + first}_x"
-        pool = [layer for layer in layers.stage(0) if layer.op == "max_pool" and number == 1]
-        pool += [layer for layer in stage if layer.op == "max_pool"]
-        lines = _blocks(stage) if layers.spec is not None else _plain_convs(stage)
-        if layers.spec is not None:
-            lines = [_pool(layer) for layer in pool] + lines
-        else:
-            lines += [_pool(layer) for layer in pool]
-        rows += _with_label(label, _size(stage[-1]), lines)
+    if layers.spec is None:
+        rows += _comparator(layers)
+    else:
+        stem = [layer for layer in layers.stage(0) if layer.op == "conv"]
+        convs = [layer for layer in stem if layer.name != "stem_pool_conv"]
+        rows += _with_label("conv1", _size(convs[-1]), [_conv(layer) for layer in convs])
+        for number in range(1, len(layers.spec.depths) + 1):
+            stage = layers.stage(number)
+            lines = _blocks(stage)
+            if number == 1:  # the paper lists the pooling as part of conv2_x
+                lines = [_pool(layer) for layer in layers.stage(0) if _pools(layer)] + lines
+            rows += _with_label(f"conv{number + 1}_x", _size(stage[-1]), lines)
     rows += _with_label("", "1x1", [_head(layers)])
     return "\n".join([_headline(layers), "", *_grid(rows), "", *_counts(layers)])
 
@@ -54,12 +60,51 @@ def _headline(layers: Plan) -> str:
     if spec is None:
         return f"{layers.name}: VGG comparator (arXiv 1409.1556)"
     parts = [f"{spec.stem} stem", f"{spec.block} blocks", _SHORTCUTS[spec.shortcut or "none"]]
-    if spec.shortcut == "A":
+    if spec.shortcut in IDENTITY_SHORTCUTS:
         parts.append(f"zero channels: {spec.shortcut_pad}, halving: {spec.shortcut_pool}")
     if spec.block == "bottleneck":
         where = "the first 1x1 (v1)" if spec.stride_placement == "1x1" else "the 3x3 (v1.5)"
         parts.append(f"stride in {where}")
-    return f"{layers.name}: " + ", ".join(parts)
+    return f"{layers.name}: " + ", ".join(parts + list(_special(spec)))
+
+
+def _special(spec: ResNetSpec) -> Iterator[str]:
+    """Yield what else is unlike the paper's networks."""
+    if spec.groups > 1:
+        yield f"{spec.groups} groups of {spec.width_per_group} channels (ResNeXt)"
+    elif spec.width_per_group != 64:
+        yield f"3x3 convolutions x {spec.width_per_group / 64:g} wider"
+    if spec.activation_order != "post":
+        yield f"activation order {spec.activation_order}"
+    if spec.activation_order in ("pre", "relu_only_pre") and spec.preact_split == "before":
+        yield "the first shortcut leaves before the activation"
+    if spec.residual_scale != 1.0:
+        yield f"branches x {spec.residual_scale:g}"
+    if spec.shortcut_downsample == "average" and spec.shortcut in ("B", "C"):
+        yield "average pool before strided projections (D)"
+    if spec.stage_stride == "last":
+        yield "stride in the last block of a stage"
+    if spec.antialias != "none":
+        yield f"anti-aliased ({spec.antialias})"
+    if spec.attention != "none":
+        yield {"se": "squeeze-and-excitation", "eca": "efficient channel attention"}[spec.attention]
+    if spec.norm == "group":
+        yield f"group normalisation ({spec.norm_groups} groups)"
+    if spec.weight_standardization:
+        yield "weight standardisation"
+    if spec.conv_bias != "none":
+        yield "biases in convolutions without a norm"
+    for name, text in (
+        ("block_dropout", "dropout in blocks"),
+        ("stochastic_depth", "stochastic depth"),
+        ("dropout", "dropout before the classifier"),
+    ):
+        if rate := getattr(spec, name):
+            yield f"{text} {rate:g}"
+    if spec.zero_gamma:
+        yield "last norm of a branch starts at 0"
+    if spec.output_stride is not None:
+        yield f"output stride {spec.output_stride} by dilation"
 
 
 def _counts(layers: Plan) -> list[str]:
@@ -78,9 +123,9 @@ def _blocks(stage: list[Layer]) -> list[str]:
     groups: list[tuple[list[str], int]] = []
     for number in range(1, max(layer.block for layer in stage) + 1):
         block = [
-            f"{x.kernel}x{x.kernel}, {x.channels}"
+            _conv(x, stride=False)
             for x in stage
-            if x.block == number and x.op == "conv" and not x.projection
+            if x.block == number and x.op == "conv" and x.role == "main"
         ]
         if groups and groups[-1][0] == block:
             groups[-1] = (block, groups[-1][1] + 1)
@@ -96,18 +141,32 @@ def _blocks(stage: list[Layer]) -> list[str]:
     return lines
 
 
-def _plain_convs(stage: list[Layer]) -> list[str]:
-    convs = [layer for layer in stage if layer.op == "conv"]
-    return [f"[ {convs[0].kernel}x{convs[0].kernel}, {convs[0].channels} ] x {len(convs)}"]
+def _comparator(layers: Plan) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    for number in range(1, 1 + max(layer.stage for layer in layers)):
+        stage = layers.stage(number)
+        convs = [layer for layer in stage if layer.op == "conv"]
+        lines = [f"[ {_conv(convs[0])} ] x {len(convs)}"]
+        lines += [_pool(layer) for layer in stage if _pools(layer)]
+        rows += _with_label(f"conv{number}_x", _size(stage[-1]), lines)
+    return rows
 
 
-def _conv(layer: Layer) -> str:
-    stride = f", stride {layer.stride}" if layer.stride > 1 else ""
-    return f"{layer.kernel}x{layer.kernel}, {layer.channels}{stride}"
+def _conv(layer: Layer, stride: bool = True) -> str:
+    text = f"{layer.kernel}x{layer.kernel}, {layer.channels}"
+    if layer.groups > 1:
+        text += f", C={layer.groups}"
+    if layer.dilation > 1:
+        text += f", dilation {layer.dilation}"
+    return text + (f", stride {layer.stride}" if stride and layer.stride > 1 else "")
+
+
+def _pools(layer: Layer) -> bool:
+    return layer.op.endswith("_pool") or layer.name == "stem_pool_conv"
 
 
 def _pool(layer: Layer) -> str:
-    return f"{layer.kernel}x{layer.kernel} max pool, stride {layer.stride}"
+    return f"{layer.kernel}x{layer.kernel} {_POOLS[layer.op]}, stride {layer.stride}"
 
 
 def _head(layers: Plan) -> str:
@@ -115,6 +174,8 @@ def _head(layers: Plan) -> str:
     for layer in layers.stage(-1):
         if layer.op == "global_pool":
             parts.append("average pool")
+        elif layer.op == "dropout" and layer.name == "head_dropout":
+            parts.append("dropout")
         elif layer.op == "dense":
             parts.append(f"{layer.channels}-d fc")
         elif layer.op == "activation":

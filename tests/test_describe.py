@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 
 import pytest
+from conftest import ROOT
 
 import reszoo
+from reszoo import ResNetSpec, catalog
+from reszoo.rules import RULES
+from reszoo.specs import CHOICES
+
+sys.path.insert(0, str(ROOT / "docs"))
+import make_tables
 
 # layer name, output size, and for each depth: rows of the bracket, times.
 TABLE_1 = {
@@ -81,3 +90,51 @@ def test_vgg_totals_from_the_paper() -> None:
     assert round(vgg.macs / 1e9, 1) == 19.6
     assert vgg.weighted_layers == 19
     assert round(reszoo.complexity("plain34").macs / vgg.macs, 2) in (0.18, 0.19)
+
+
+# The generated pages
+
+
+@pytest.mark.parametrize("page", ["models", "spec"])
+def test_pages_are_the_generated_ones(page: str) -> None:
+    """If not: python docs/make_tables.py."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert text == getattr(make_tables, f"{page}_page")()
+
+
+def test_models_page_has_every_network_and_every_published_error() -> None:
+    lines = make_tables.models_page().splitlines()
+    first = [line.split(" | ")[0] for line in lines]
+    for name in reszoo.names():
+        assert any(re.match(rf"\| `{re.escape(name)}` \| [\d,]+ \|", line) for line in lines), name
+    errors = [row for row in make_tables.published() if row.top1_error and row.network]
+    assert sum(line.count(" | ") == 7 for line in lines) == len(errors) + 2 * sum(
+        cell == "| network" for cell in first
+    )
+
+
+def test_every_field_and_choice_is_explained() -> None:
+    texts = make_tables.field_texts()
+    assert list(texts) == [field.name for field in dataclasses.fields(ResNetSpec)]
+    for name, values in CHOICES.items():
+        for value in values:
+            assert f'"{value}"' in texts[name], (name, value)
+
+
+def test_refused_combinations_are_listed() -> None:
+    page = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"| {rule.combination} | " in page and f" | {rule.reason} |" in page
+
+
+def test_worked_example_of_a_new_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "NETWORKS", dict(catalog.NETWORKS))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", make_tables.EXAMPLE, re.S))
+    exec(code, {})  # the page's own lines
+    (name,) = set(catalog.NETWORKS) & {"ecaresnext26t_32x4d"}
+    counted = reszoo.complexity(name)
+    assert round(counted.parameters / 1e6, 2) == 15.41  # as timm states it
+    assert set(re.findall(r"# (\d+)", code)) == {str(counted.parameters)}
+    assert name in reszoo.names() and "efficient channel attention" in reszoo.describe(name)
+    plan = reszoo.plan(name, input_shape=(64, 64, 3))
+    assert plan.spec == reszoo.spec("seresnext26t_32x4d", attention="eca", input_shape=(64, 64, 3))

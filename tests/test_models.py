@@ -72,7 +72,21 @@ def test_feature_maps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"weights": "imagenet"}, "published weights are not read yet"),
+        ({"weigths": "imagenet"}, 'did you mean "weights"'),
+        ({"classes": 7, "include_top": False}, "classes sizes the classifier"),
+        ({"classes": 7, "features_only": True}, "classes sizes the classifier"),
+        ({"classifier_activation": "sigmoid", "include_top": False}, "no effect"),
+        ({"dtype": "mixd_float16"}, 'did you mean "mixed_float16"'),
+        ({"dtype": "int32"}, 'unknown dtype "int32"'),
+        ({"data_format": "NCHW"}, 'unknown data_format "NCHW"'),
+        ({"preprocessing": "in_graph"}, "needs weights whose preprocessing is known"),
+        ({"include_top": "no"}, "include_top takes True or False"),
+        ({"portable": 1}, "portable takes True or False"),
+        ({"name": "a/b"}, "name takes text without a slash"),
+        ({"input_tensor": keras.Input((8, 8))}, "images of rank 4"),
+        ({"input_tensor": keras.Input((8, 8, 3)), "input_shape": (9, 8, 3)}, "drop one"),
+        ({"portable": True, "antialias": "blur"}, "needs blur pooling"),
+        ({"portable": True, "data_format": "channels_first"}, "cannot pad channels"),
         ({"out_indices": (1,)}, "features_only=True"),
         ({"features_only": True, "out_indices": (9,)}, "out_indices: 9"),
         ({"features_only": True, "out_indices": ()}, "empty"),
@@ -113,6 +127,59 @@ def test_input_tensor_and_mixed_precision() -> None:
     assert mixed.get_layer("stem_conv").compute_dtype == "bfloat16"
 
 
+def test_stock_layers_do_not_add_biases_to_channels_first_maps() -> None:
+    """Keras 3.15 adds them along rows that have as many pixels as there are filters."""
+    with pytest.raises(reszoo.SpecError, match="cannot add biases to maps there"):
+        reszoo.build("seresnet18", width=8, portable=True, data_format="channels_first",
+                     input_shape=(3, 32, 32))  # fmt: skip
+
+
+def test_input_tensor_in_channels_first() -> None:
+    tensor = keras.Input((3, 16, 24))
+    model = reszoo.build("resnet20", depth=8, width=4, seed=0, input_tensor=tensor * 2.0,
+                         data_format="channels_first")  # fmt: skip
+    last = reszoo.build("resnet20", depth=8, width=4, seed=0, input_shape=(16, 24, 3))
+    assert model.spec == last.spec and model.inputs[0] is tensor
+    x = inputs(last)
+    np.testing.assert_allclose(model(np.moveaxis(x, 3, 1)), last(2 * x), rtol=1e-4, atol=1e-6)
+
+
+def test_input_tensor_with_preprocessing_in_the_graph(tmp_path) -> None:
+    """Pixels through the caller's layers, then the weights' normalisation, then the network."""
+    small = {"depth": 8, "width": 4, "input_shape": (16, 16, 3)}
+    trained = reszoo.build("resnet20", **small)
+    trained.preprocessing = reszoo.Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
+    trained.save(tmp_path / "t.keras")
+    tensor = keras.Input((16, 32, 3), dtype="uint8")
+    half = keras.layers.AveragePooling2D((1, 2))(keras.layers.Rescaling(1.0)(tensor))
+    small.pop("input_shape")
+    model = reszoo.build(
+        "resnet20", tmp_path / "t.keras", input_tensor=half, preprocessing="in_graph", **small
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 32, 3)).astype(np.uint8)
+    seen = (pixels.reshape(2, 16, 16, 2, 3).mean(3) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(
+        model(pixels), trained(seen.astype(np.float32)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_name_that_is_taken_is_named() -> None:
+    taken = keras.layers.Conv2D(3, 1, name="stem_conv")(keras.Input((8, 8, 3)))
+    with pytest.raises(ValueError, match='"stem_conv" is used 2 times'):
+        reszoo.build("resnet20", input_tensor=taken)
+    free = keras.layers.Conv2D(3, 1, name="mine")(keras.Input((8, 8, 3), name="input"))
+    assert reszoo.build("resnet20", input_tensor=free).stages["stem"][1].name == "mine"
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_losses_of_float16_are_scaled_after_loading_too(portable: bool, tmp_path) -> None:
+    model = reszoo.build("resnet20", depth=8, width=4, dtype="mixed_float16", portable=portable)
+    model.save(tmp_path / "m.keras")
+    for one in (model, reszoo.load(tmp_path / "m.keras")):
+        one.compile("sgd", "sparse_categorical_crossentropy")
+        assert isinstance(one.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16"])
 def test_other_precisions_train_and_infer(dtype: str) -> None:
     model = reszoo.build("resnet20", depth=8, width=4, dtype=dtype, input_shape=(8, 8, 3))
@@ -124,6 +191,7 @@ def test_clones_and_configs() -> None:
     model = reszoo.build("plain20", depth=362, width=2, input_shape=(8, 8, 3))
     clone = keras.models.clone_model(model)  # deeper than Python's limit
     assert clone.count_params() == model.count_params()
+    assert clone.spec is None and list(clone.stages) == list(model.stages)
     config = model.get_config()
     for _ in range(2):  # from_config leaves its argument as it was
         assert type(model).from_config(config).spec == model.spec
@@ -131,7 +199,12 @@ def test_clones_and_configs() -> None:
 
 def test_vgg_without_a_top_takes_any_size() -> None:
     model = reszoo.build("vgg16", input_shape=(None, None, 3), include_top=False)
-    assert model(np.zeros((1, 40, 33, 3), np.float32)).shape == (1, 2, 2, 512)
+    # Five poolings of stride 2, as in keras.applications.
+    assert model(np.zeros((1, 70, 65, 3), np.float32)).shape == (1, 2, 2, 512)
+    assert model.spec is None and list(model.stages) == [
+        "stem",
+        *(f"stage{n}" for n in range(1, 6)),
+    ]
 
 
 CASES = [
@@ -268,3 +341,67 @@ def test_very_deep_nets_build_and_load(tmp_path) -> None:
     x = inputs(model)
     np.testing.assert_array_equal(model(x), again(x))
     assert again.spec.depth == 542
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: reszoo.build("resnet20", allow_noncommercial=1),
+        lambda: reszoo.backbone("resnet20", frozen_norm="yes"),
+        lambda: reszoo.backbone("resnet20", features_only=True),
+        lambda: reszoo.build("resnet20", classes=0, classifier_activation="sigmoid"),
+        lambda: reszoo.build("resnet20", dtype="int8_from_float32"),
+        lambda: reszoo.build("resnet20", dtype="float8_from_mixed_bfloat16"),
+        lambda: reszoo.build("resnet20", input_tensor=keras.Input((32, 32, 3)), input_shape=5),
+        lambda: reszoo.build("resnet20", depths={1: 1, 2: 2, 3: 3}),
+        lambda: reszoo.build("resnet20", depth=20, widths=5),
+        lambda: reszoo.build("resnet20", norm_epsilon=10**400),
+        lambda: reszoo.Preprocessing(scale=10**400),
+        lambda: reszoo.export(keras.Sequential(), "nowhere", format=[]),  # type: ignore[arg-type]
+        lambda: reszoo.names(5),  # type: ignore[arg-type]
+        lambda: reszoo.ResNetSpec.from_dict(5),  # type: ignore[arg-type]
+        lambda: reszoo.spec("resnet20").diff(5),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_in_one_line(call) -> None:
+    with pytest.raises(reszoo.SpecError) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_labels_may_be_set() -> None:
+    model = reszoo.build("resnet20", depth=8)
+    model.labels = "cifar10"
+    assert model.labels[3] == ("cat", "cat")  # the data set's own order
+    model.labels = [("n0", "one")] * 10
+    assert model.labels == [("n0", "one")] * 10
+    for wrong in (5, ["a"] * 9, [1] * 10, [("a", "b", "c")] * 10, {"a": 1}, "cifar11", "cifar100"):
+        with pytest.raises(reszoo.SpecError, match="label"):
+            model.labels = wrong
+    assert model.labels == [("n0", "one")] * 10
+    headless = reszoo.build("resnet20", depth=8, include_top=False)
+    headless.labels = ["cat", "dog"]
+    assert headless.labels == [("cat", "cat"), ("dog", "dog")]
+
+
+def test_where_files_go_and_come_from(tmp_path) -> None:
+    model = reszoo.build("resnet20", depth=8, seed=np.int64(3))
+    same = reszoo.build("resnet20", depth=8, seed=3)
+    np.testing.assert_array_equal(model.get_weights()[0], same.get_weights()[0])
+    reszoo.export_torch(model, tmp_path / "new" / "x.safetensors")
+    assert (tmp_path / "new" / "x.safetensors").is_file()
+    for export in (reszoo.export_torch, reszoo.export):
+        with pytest.raises(reszoo.ExportError, match="no directory"):
+            export(model, tmp_path / "new" / "x.safetensors" / "y.safetensors")
+    for name, content in {"byte": b"a", "empty": b"", "pickle": b"\x80\x04N."}.items():
+        (tmp_path / f"{name}.keras").write_bytes(content)
+        with pytest.raises(ValueError, match="not a Keras model file"):
+            reszoo.load(tmp_path / f"{name}.keras")
+
+
+def test_errors_and_notices_are_in_the_package() -> None:
+    from reszoo.exporting import ExportError
+    from reszoo.weights.loading import WeightsNotice
+
+    assert reszoo.ExportError is ExportError and reszoo.WeightsNotice is WeightsNotice
+    assert {"ExportError", "WeightsNotice"} <= set(reszoo.__all__)

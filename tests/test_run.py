@@ -46,7 +46,8 @@ def test_cells_leave_their_files_and_nothing_else(tiny_run: Path) -> None:
         "log.txt", "manifest.json", ".lock", "attempts.json",
     }  # fmt: skip
     assert {p.name for p in tiny_run.iterdir()} == {
-        "grid.json", "table.md", "table.csv", "cells.csv", "cells", "_summary", ".lock",
+        "grid.json", "table.md", "table.csv", "table.tex", "cells.csv", "report.html", "figures",
+        "statistics.csv", "cells", "_summary", ".lock",
     }  # fmt: skip
 
 
@@ -371,8 +372,8 @@ def test_deep_cells_do_not_hit_the_recursion_limit(tmp_path: Path) -> None:
         (["shortcut"], 'unexpected argument "shortcut"; did you mean --grid shortcuts?'),
         (["resnet21"], "did you mean --net resnet20?"),
         (["--grid", "shortcuts", "--dry_run", "false"], "--nodry_run"),
-        (["--grid", "shortcuts", "--net", "resnet20"], "one of the two"),
-        ([], "one of the two"),
+        (["--grid", "shortcuts", "--net", "resnet20"], "one of the three"),
+        ([], "one of the three"),
         (["--grid", "shortcuts", "--preset", "papr"], 'unknown preset "papr"'),
         (["--grid", "shortcuts", "--only", "D"], 'unknown arm "D"'),
         (["--grid", "shortcuts", "--baseline", "plan"], 'did you mean "plain"'),
@@ -416,7 +417,7 @@ BAD_GRIDS = {
     "factors: {depth: []}": "depth takes a list of levels",
     "factors: {depth: {20: 1}}": "depth takes a list of levels",
     "factors: {input_shape: [[10, 10, 3]]}": "input_shape follows from the data set",
-    "factors: {shortcut: ['', A]}": 'arm "" names a directory',
+    "factors: {shortcut: ['', A]}": 'unknown shortcut ""',
     "factors: {shortcut: [None, A]}": 'unknown shortcut "None"; did you mean "none"',
     "factors: {depth: [20]}\nlabels: x": "labels is a mapping",
     "factors: {depth: [20]}\nlabels: {depht: {20: a}}": 'labels: unknown factor "depht"',
@@ -448,9 +449,9 @@ def test_bad_grid_files(text: str, words: str, tmp_path: Path) -> None:
         ("{quick: {network: resnet20, recipe: quick}}", "dataset missing"),
         ("{quick: {network: resnet20, recipe: quick, dataset: fashion, widht: 8}}",
          'did you mean "width"'),
-        ("{quick: {network: resnet20, recipe: quick, dataset: fashion, arms: {20: "
+        ("{quick: {network: resnet20, recipe: quick, dataset: fashion, exceptions: {20: "
          "{recipe.l2: 1}}}}", "say why it differs"),
-        ("{quick: {network: resnet20, recipe: quick, dataset: fashion, arms: {21: {}}}}",
+        ("{quick: {network: resnet20, recipe: quick, dataset: fashion, exceptions: {21: {}}}}",
          'unknown arm "21"'),
     ],
 )  # fmt: skip

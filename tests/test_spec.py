@@ -10,19 +10,21 @@ import pkgutil
 import pytest
 
 import reszoo
+from reszoo import catalog
 
 
 def test_names() -> None:
-    every = reszoo.names()
-    assert reszoo.names("resnet*") == [
-        f"resnet{d}" for d in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152, 1202)
+    assert reszoo.names("plain*") == [
+        f"plain{d}" for d in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152, 1202)
     ]
-    assert {"plain18", "plain1202", "vgg16", "vgg19"} <= set(every)
+    assert reszoo.names("resnet??") == [
+        f"resnet{d}" for d in (10, 14, 18, 20, 26, 32, 34, 44, 50, 56)
+    ]
     assert reszoo.names("nothing*") == []
 
 
 def test_round_trip_through_json() -> None:
-    for name in reszoo.names("resnet*") + reszoo.names("plain*"):
+    for name in catalog.NETWORKS:
         spec = reszoo.spec(name)
         again = reszoo.ResNetSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
         assert again == spec and hash(again) == hash(spec) and again.name == name
@@ -164,3 +166,78 @@ def test_no_submodule_hides_a_public_function(package: str) -> None:
             importlib.import_module(info.name)
     for name, value in before.items():
         assert getattr(module, name) is value, name
+
+
+# The units of arXiv 1603.05027: Fig. 4 (a) to (e), two 3x3 convolutions.
+UNITS = {
+    "post": "conv norm relu conv norm add relu",
+    "norm_after_add": "conv norm relu conv add norm relu",
+    "relu_before_add": "conv norm relu conv norm relu add",
+    "relu_only_pre": "relu conv norm relu conv norm add",
+    "pre": "norm relu conv norm relu conv add",
+}
+
+
+@pytest.mark.parametrize("order", UNITS)
+def test_units_of_identity_mappings(order: str) -> None:
+    plan = reszoo.plan("resnet20", activation_order=order)
+    unit = [layer.op for layer in plan.stage(2) if layer.block == 2]
+    assert " ".join(unit) == UNITS[order]
+
+
+# Its Table 1, on top of option A: what is added in a unit that keeps its shape.
+SHORTCUTS = {
+    "scaled": ["scale"],
+    "exclusive_gate": ["conv", "sigmoid", "multiply", "scale", "multiply"],
+    "shortcut_gate": ["conv", "sigmoid", "scale", "multiply"],
+    "C": ["conv", "norm"],
+    "dropout": ["dropout"],
+}
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_shortcuts_of_identity_mappings(shortcut: str) -> None:
+    plan = reszoo.plan("resnet20", shortcut=shortcut)
+    unit = [layer for layer in plan.stage(2) if layer.block == 2]
+    assert [layer.op for layer in unit if layer.role != "main"] == SHORTCUTS[shortcut]
+    factors = [(x.option("factor"), x.option("offset")) for x in unit if x.op == "scale"]
+    # 0.5 x, or 1 - g.
+    assert factors == {"scaled": [(0.5, 0.0)]}.get(shortcut, [(-1.0, 1.0)] * len(factors))
+
+
+def shortcut_source(name: str, stage: int, block: int, **overrides) -> str:
+    """Return where the shortcut of a unit leaves."""
+    plan = reszoo.plan(name, **overrides)
+    unit = [x for x in plan.stage(stage) if x.block == block]
+    source = next(x for x in unit if x.op == "add").inputs[1]
+    while plan[source].role == "shortcut":
+        source = plan[source].inputs[0]
+    return source
+
+
+def test_where_shortcuts_of_pre_activation_leave() -> None:
+    """Of the first unit after the activation (appendix), of others at the addition before."""
+    assert shortcut_source("preresnet20", 1, 1) == "stage1_block1_relu1"
+    assert shortcut_source("preresnet20", 1, 2) == "stage1_block1_add"
+    assert shortcut_source("preresnet20", 2, 1) == "stage2_block1_relu1"
+    assert shortcut_source("wrn40-1", 1, 1) == "stem_conv"  # no activation before it
+    # keras.applications pools the raw map where only the size changes.
+    assert shortcut_source("resnet50v2", 1, 3) == "stage1_block2_add"
+    assert shortcut_source("resnet50v2", 2, 1) == "stage2_block1_relu1"
+
+
+def test_no_pre_activation_stem_ends_in_two_activations() -> None:
+    for order in ("pre", "relu_only_pre"):
+        plan = reszoo.plan("resnetrs50", activation_order=order)
+        ops = [
+            layer.op for layer in plan.layers[: 1 + plan.layers.index(plan["stage1_block1_conv1"])]
+        ]
+        assert "conv conv" not in " ".join(ops)
+        assert " ".join(ops).count("relu") == 4  # three in the stem, one in the unit
+
+
+def test_stochastic_depth_decays_linearly() -> None:
+    """arXiv 1603.09382: survival 1 - l / L (1 - p_L)."""
+    plan = reszoo.plan("resnet110", stochastic_depth=0.5)
+    rates = [layer.option("rate") for layer in plan if layer.op == "drop_branch"]
+    assert rates == pytest.approx([0.5 * block / 54 for block in range(1, 55)])

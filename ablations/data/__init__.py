@@ -1,4 +1,4 @@
-"""Data sources: name -> two parts of uint8 images with labels, class names and a content digest.
+"""Data sources: name -> parts of uint8 images with labels, class names and a content digest.
 
 ImageNet's parts are an index of encoded images instead, which stay where they are (EncodedDataset).
 `load` reads a source, `save` writes prepared arrays once, `open_saved` maps them in any number of
@@ -11,8 +11,8 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from ablations.data import cifar, fashion, folder, imagenet
-from ablations.data.base import DataError, Dataset, Images, content_digest
+from ablations.data import cifar, fashion, folder, imagenet, splits
+from ablations.data.base import DataError, Dataset, Images, content_digest, present
 from ablations.data.encoded import EncodedDataset, EncodedImages
 from ablations.data.saved import open_saved, save
 from reszoo.errors import unknown
@@ -27,6 +27,7 @@ __all__ = [
     "content_digest",
     "load",
     "open_saved",
+    "present",
     "save",
 ]
 
@@ -40,6 +41,7 @@ def load(
     *,
     image_size: int | None = None,
     skip_corrupt: bool = False,
+    split: str = splits.FULL,
 ) -> Dataset:
     """Read a source into memory; "imagenet": return an EncodedDataset, whose images stay on disk.
 
@@ -51,11 +53,19 @@ def load(
     image_size: "folder" only, pixels: shorter side resized to this, then the centre square.
     skip_corrupt: "folder" and "imagenet" (no effect elsewhere): leave undecodable images out, with
         a note.
+    split: which training images are held out as the validation part; `splits` lists the protocols.
 
     Raises DataError (one line) for everything that is missing, damaged or does not fit.
     """
     if name not in SOURCES:
         raise DataError(unknown("data set", name, SOURCES))
+    protocol = splits.find(name, split)  # an unknown one is named before data are read
+    return splits.apply(_load(name, data_dir, image_size, skip_corrupt), protocol)
+
+
+def _load(
+    name: str, data_dir: str | PathLike[str] | None, image_size: int | None, skip_corrupt: bool
+) -> Dataset:
     directory = None if data_dir is None else Path(data_dir).expanduser()
     if name == "folder":
         return folder.load(directory, image_size, skip_corrupt)

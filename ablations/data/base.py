@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,14 +37,25 @@ class Images:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Images:
+        """Return a copy of some images, in the order of `rows`, int64 (k,)."""
+        part = Images(self.images[rows], self.labels[rows])
+        for array in (part.images, part.labels):
+            array.flags.writeable = False
+        return part
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Two parts with equal image shape and the same classes.
+    """Two or three parts with equal image shape and the same classes.
 
     digest: SHA-256 (hex) of the content, see `content_digest`; the same images, labels and class
     names give the same digest whatever file format they came from and whatever the set is called.
     notes: what a reader of results should know, e.g. "3 corrupt images skipped".
+    validation: what a split holds out of the training images; `train` is without it. None: nothing.
+    split: name of the protocol (`splits.find`).
+    held_out_sha256: SHA-256 (hex) of the held-out images' numbers among all training images,
+    ascending, int64, little endian.
     """
 
     name: str
@@ -53,6 +65,20 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str
     notes: tuple[str, ...] = ()
+    validation: Images | None = None
+    split: str = "full"
+    held_out_sha256: str = ""
+
+    @property
+    def split_facts(self) -> dict[str, Any]:
+        """What identifies the split in records; nothing where nothing is held out."""
+        if self.validation is None:
+            return {}
+        return {
+            "split": self.split,
+            "held_out": len(self.validation.labels),
+            "held_out_sha256": self.held_out_sha256,
+        }
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,15 +86,22 @@ class Dataset:
         return tuple(self.train.images.shape[1:])  # type: ignore[return-value]
 
 
-def content_digest(train: Images, test: Images, class_names: Sequence[str]) -> str:
+def content_digest(
+    train: Images, test: Images, class_names: Sequence[str], validation: Images | None = None
+) -> str:
     """SHA-256 over class names, then for each part shapes, dtypes, images and labels (C order)."""
     hasher = hashlib.sha256(json.dumps(list(class_names)).encode())
-    for part, content in (("train", train), ("test", test)):
+    for part, content in present(train=train, test=test, validation=validation):
         for array, dtype in ((content.images, "|u1"), (content.labels, "<i4")):
             hasher.update(json.dumps([part, dtype, list(array.shape)]).encode())
             flat = np.ascontiguousarray(array, dtype=dtype).reshape(-1)
             hasher.update(flat.view(np.uint8).data)
     return hasher.hexdigest()
+
+
+def present(**parts: Any) -> list[tuple[str, Any]]:
+    """Return name and content of the parts that are there."""
+    return [(name, content) for name, content in parts.items() if content is not None]
 
 
 def make_dataset(
@@ -79,8 +112,11 @@ def make_dataset(
     class_names: Iterable[str],
     notes: Iterable[str] = (),
     digest: str | None = None,
+    **split: Any,
 ) -> Dataset:
     """Check the parts against each other and return the data set; the digest is computed if None.
+
+    split: Dataset's fields validation, split and held_out_sha256.
 
     Raises DataError when shapes, dtypes, labels or class names do not fit together.
     """
@@ -88,15 +124,16 @@ def make_dataset(
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise DataError(f'{name}: the class name "{twice}" appears twice; class names must differ')
-    for part, content in (("training", train), ("test", test)):
+    validation = split.get("validation")
+    for part, content in present(training=train, test=test, validation=validation):
         _check_part(f"{name}: {part} part", content, len(names))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"{name}: training images are {train.images.shape[1:]} and test images "
             f"{test.images.shape[1:]} (height, width, channels); they must be equal"
         )
-    digest = content_digest(train, test, names) if digest is None else digest
-    return Dataset(name, printable(title), train, test, names, digest, tuple(notes))
+    digest = content_digest(train, test, names, validation) if digest is None else digest
+    return Dataset(name, printable(title), train, test, names, digest, tuple(notes), **split)
 
 
 def _check_part(what: str, content: Images, classes: int) -> None:

@@ -6,6 +6,7 @@ files and any number of processes map.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ablations.data import views
-from ablations.data.base import DataError, Dataset, check_labels, printable
+from ablations.data.base import DataError, Dataset, check_labels, present, printable
 from ablations.data.threads import default_threads, map_chunks
 
 ARRAYS: dict[str, np.dtype[Any]] = {
@@ -69,6 +70,15 @@ class EncodedImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> EncodedImages:
+        """Return some images, in the order of `rows`, int64 (k,); they share the paths."""
+        chosen = {
+            name: getattr(self, name)[rows] for name in ("labels", "files", "starts", "sizes")
+        }
+        for array in chosen.values():
+            array.flags.writeable = False
+        return dataclasses.replace(self, **chosen)
 
     def path(self, index: int) -> str:
         """Return the absolute path of the file that holds an image."""
@@ -126,6 +136,7 @@ class EncodedDataset(Dataset):
 
     train: EncodedImages  # type: ignore[assignment]  # narrows to another kind of part
     test: EncodedImages  # type: ignore[assignment]
+    validation: EncodedImages | None = None  # type: ignore[assignment]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -133,7 +144,12 @@ class EncodedDataset(Dataset):
         return self.train.image_shape
 
 
-def encoded_digest(train: EncodedImages, test: EncodedImages, class_names: Sequence[str]) -> str:
+def encoded_digest(
+    train: EncodedImages,
+    test: EncodedImages,
+    class_names: Sequence[str],
+    validation: EncodedImages | None = None,
+) -> str:
     """SHA-256 over class names and, in order, each image's relative path, place, size and label.
 
     The content of the images is not hashed: reading 140 GB takes longer than an epoch of some
@@ -142,7 +158,7 @@ def encoded_digest(train: EncodedImages, test: EncodedImages, class_names: Seque
     part of it.
     """
     hasher = hashlib.sha256(json.dumps(["encoded", *class_names]).encode())
-    for part, content in (("train", train), ("test", test)):
+    for part, content in present(train=train, test=test, validation=validation):
         for kind, dtype in ARRAYS.items():
             array = np.ascontiguousarray(getattr(content, kind), dtype=dtype.newbyteorder("<"))
             hasher.update(json.dumps([part, kind, len(array)]).encode())
@@ -158,18 +174,22 @@ def make_encoded(
     class_names: Iterable[str],
     notes: Iterable[str] = (),
     digest: str | None = None,
+    **split: Any,
 ) -> EncodedDataset:
     """Check the parts and return the data set; the digest is computed if None.
+
+    split: Dataset's fields validation, split and held_out_sha256.
 
     Raises DataError when lengths, types, labels, places or class names do not fit together.
     """
     names = tuple(class_names)
     if len(set(names)) != len(names):
         raise DataError(f"{name}: class names must differ")
-    for part, content in (("training", train), ("test", test)):
+    validation = split.get("validation")
+    for part, content in present(training=train, test=test, validation=validation):
         _check_part(f"{name}: {part} part", content, len(names))
-    digest = encoded_digest(train, test, names) if digest is None else digest
-    return EncodedDataset(name, printable(title), train, test, names, digest, tuple(notes))
+    digest = encoded_digest(train, test, names, validation) if digest is None else digest
+    return EncodedDataset(name, printable(title), train, test, names, digest, tuple(notes), **split)
 
 
 def _check_part(what: str, content: EncodedImages, classes: int) -> None:

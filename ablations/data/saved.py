@@ -4,9 +4,10 @@
     DIR/train_images.npy    uint8 (n, height, width, channels)
     DIR/train_labels.npy    int32 (n,)
     DIR/test_images.npy, DIR/test_labels.npy
+    DIR/validation_images.npy, DIR/validation_labels.npy   where images are held out
 
 An EncodedDataset is saved as its index: instead of images the arrays that encoded.ARRAYS lists,
-and in meta.json "roots", the directories that hold the two parts' files, which stay where they are.
+and in meta.json "roots", the directories that hold the parts' files, which stay where they are.
 
 Written to a temporary directory beside DIR, flushed to the disk and renamed, so DIR is whole or
 absent.
@@ -28,7 +29,14 @@ from typing import Any
 import numpy as np
 
 from ablations import files
-from ablations.data.base import DataError, Dataset, Images, content_digest, make_dataset
+from ablations.data.base import (
+    DataError,
+    Dataset,
+    Images,
+    content_digest,
+    make_dataset,
+    present,
+)
 from ablations.data.encoded import (
     ARRAYS,
     EncodedDataset,
@@ -40,7 +48,7 @@ from ablations.data.encoded import (
 FORMAT = "ablations-dataset-1"
 _DTYPES: dict[str, np.dtype[Any]] = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int32)}
 _ALL = {**_DTYPES, **ARRAYS}
-_PARTS = ("train", "test")
+_PARTS = ("train", "test", "validation")
 _AGAIN = "delete the directory and prepare it again"
 
 
@@ -80,25 +88,27 @@ def open_saved(directory: str | os.PathLike[str], *, verify: bool = True) -> Dat
     root = Path(directory)
     meta = _read_meta(root)
     try:
-        train, test = (
+        arrays = [
             {kind: _map_array(root, part, kind, meta["arrays"]) for kind in _dtypes(meta)}
-            for part in _PARTS
-        )
+            for part in _parts(meta)
+        ]
         names, notes = [str(n) for n in meta["class_names"]], [str(n) for n in meta["notes"]]
         name, title, digest = (str(meta[key]) for key in ("name", "title", "digest"))
         roots = [str(path) for path in meta.get("roots", ())]
-        parts: Any = (
-            (EncodedImages(roots[0], **train), EncodedImages(roots[1], **test))
+        parts: list[Any] = (
+            [EncodedImages(place, **part) for place, part in zip(roots, arrays, strict=True)]
             if roots
-            else (Images(**train), Images(**test))
+            else [Images(**part) for part in arrays]
         )
-    except (KeyError, TypeError, IndexError) as error:
+        train, test, *held_out = parts
+        split = {"validation": held_out[0], **_split(meta["split"])} if held_out else {}
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(f"{root / 'meta.json'}: incomplete ({error}); {_AGAIN}") from error
     digest_of: Any = encoded_digest if roots else content_digest
     make: Any = make_encoded if roots else make_dataset
-    if verify and digest_of(*parts, names) != digest:
+    if verify and digest_of(train, test, names, *held_out) != digest:
         raise DataError(f"{_damaged_file(root, meta)}: content is not what was saved; {_AGAIN}")
-    dataset: Dataset = make(name, title, *parts, names, notes, digest)
+    dataset: Dataset = make(name, title, train, test, names, notes, digest, **split)
     return dataset
 
 
@@ -124,6 +134,14 @@ def _dtypes(meta: dict[str, Any]) -> dict[str, np.dtype[Any]]:
     return ARRAYS if "roots" in meta else _DTYPES
 
 
+def _parts(meta: dict[str, Any]) -> tuple[str, ...]:
+    return _PARTS if "split" in meta else _PARTS[:2]
+
+
+def _split(meta: dict[str, Any]) -> dict[str, str]:
+    return {"split": str(meta["name"]), "held_out_sha256": str(meta["held_out_sha256"])}
+
+
 def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> Any:
     file = _array_file(part, kind)
     path = root / file
@@ -144,7 +162,7 @@ def _map_array(root: Path, part: str, kind: str, declared: dict[str, Any]) -> An
 
 def _damaged_file(root: Path, meta: dict[str, Any]) -> Path:
     """The first array file whose own SHA-256 differs; meta.json if none does."""
-    for part, kind in itertools.product(_PARTS, _dtypes(meta)):
+    for part, kind in itertools.product(_parts(meta), _dtypes(meta)):
         file = _array_file(part, kind)
         if _sha256(root / file) != meta["arrays"][file].get("sha256"):
             return root / file
@@ -173,30 +191,36 @@ def _holds(target: Path, dataset: Dataset) -> bool:
 
 def _description(dataset: Dataset) -> tuple[object, ...]:
     described = dataset.name, dataset.title, dataset.class_names, dataset.notes, dataset.digest
-    return *described, *_roots(dataset)  # the digest is the same wherever the files are
+    # The digest is the same wherever the files are.
+    return *described, *dataset.split_facts.values(), *_roots(dataset)
 
 
 def _roots(dataset: Dataset) -> list[str]:
     """The directories of the parts' files; none if the images are in memory."""
-    return [dataset.train.root, dataset.test.root] if isinstance(dataset, EncodedDataset) else []
+    if not isinstance(dataset, EncodedDataset):
+        return []
+    parts = present(train=dataset.train, test=dataset.test, validation=dataset.validation)
+    return [part.root for _, part in parts]
 
 
 def _write(dataset: Dataset, directory: Path) -> None:
     declared = {}
     roots = _roots(dataset)
-    for part, kind in itertools.product(_PARTS, ARRAYS if roots else _DTYPES):
-        array = getattr(getattr(dataset, part), kind)
+    there = present(train=dataset.train, test=dataset.test, validation=dataset.validation)
+    for (part, content), kind in itertools.product(there, ARRAYS if roots else _DTYPES):
+        array = getattr(content, kind)
         path = directory / _array_file(part, kind)
         with path.open("wb") as stream:
-            content = np.ascontiguousarray(array, dtype=_ALL[kind])
+            values = np.ascontiguousarray(array, dtype=_ALL[kind])
             # np.save gives a full disk no errno: write the header by numpy, the bytes ourselves.
             np.lib.format.write_array_header_1_0(
-                stream, np.lib.format.header_data_from_array_1_0(content)
+                stream, np.lib.format.header_data_from_array_1_0(values)
             )
-            stream.write(content.data)
+            stream.write(values.data)
             stream.flush()
             os.fsync(stream.fileno())
         declared[path.name] = {"shape": list(array.shape), "sha256": _sha256(path)}
+    split = {"name": dataset.split, "held_out_sha256": dataset.held_out_sha256}
     meta = {
         "format": FORMAT,
         "name": dataset.name,
@@ -206,6 +230,7 @@ def _write(dataset: Dataset, directory: Path) -> None:
         "digest": dataset.digest,
         "arrays": declared,
         **({"roots": roots} if roots else {}),
+        **({"split": split} if dataset.validation is not None else {}),
     }
     with (directory / "meta.json").open("w", encoding="utf-8") as text:
         json.dump(meta, text, indent=1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import reszoo
-from ablations.grids.parsing import Grid, GridError, Level, parse_grid, read
+from ablations.grids.fields import GridError, axis_text, canonical
+from ablations.grids.parsing import Grid, Level, parse_grid, read
 from reszoo.catalog import VGG
 from reszoo.errors import unknown
 
-__all__ = ["Grid", "GridError", "Level", "load", "names", "presets", "single"]
+__all__ = ["Grid", "GridError", "Level", "from_axes", "load", "names", "presets", "single"]
 
 _HERE = Path(__file__).parent
 
@@ -47,16 +49,7 @@ def single(network: str, preset: str = "quick") -> Grid:
         GridError: the preset does not exist.
         SpecError: the network does not exist.
     """
-    stem = "imagenet" if network in VGG else reszoo.spec(network).stem
-    choices = {
-        "quick": ("quick", "fashion"),
-        "paper": ("paper-imagenet", "imagenet")
-        if stem == "imagenet"
-        else ("paper-cifar-warmup" if network == "resnet110" else "paper-cifar", "cifar10"),
-    }
-    if preset not in choices:
-        raise GridError(unknown("preset", preset, choices))
-    recipe, dataset = choices[preset]
+    recipe, dataset = _protocol(network, preset)
     return Grid(
         name=network,
         preset=preset,
@@ -71,3 +64,56 @@ def single(network: str, preset: str = "quick") -> Grid:
         arms=(Level(network, {}, {}, {}),),
         baseline=network,
     )
+
+
+def from_axes(base: str, axes: list[str], preset: str = "quick") -> Grid:
+    """Return the grid of all combinations of axes given on the command line.
+
+    Args:
+        base: the catalogue network that every arm starts from, as it stands.
+        axes: "FIELD=LEVEL,LEVEL"; a level of a sequence is written 4x8x16.
+        preset: "quick" or "paper".
+
+    Raises:
+        GridError: an axis is malformed, its field or a level is unknown, or there is one arm.
+        SpecError: the network does not exist.
+    """
+    recipe, dataset = _protocol(base, preset)
+    factors: dict[str, list[Any]] = {}
+    try:
+        for axis in axes:
+            name, _, values = axis.partition("=")
+            if not values:
+                raise GridError(f'write FIELD=LEVEL,LEVEL, not "{axis}"')
+            name = canonical(name.strip())
+            if name in factors:
+                raise GridError(f"{name} is given twice")
+            factors[name] = [axis_text(name, value.strip()) for value in values.split(",")]
+    except GridError as error:
+        raise GridError(f"--axis: {error}") from None
+    content = {
+        "title": f"{base}: {', '.join(factors)}",
+        "factors": factors,
+        "presets": {preset: {"network": base, "recipe": recipe, "dataset": dataset}},
+    }
+    grid = parse_grid("-".join([base, *factors]), content, preset, "of --axis")
+    if len(grid.arms) == 1:
+        raise GridError(
+            f"--axis: {' '.join(axes)} makes one arm, so nothing is compared; give more levels, or "
+            "--net NETWORK for one network"
+        )
+    return grid
+
+
+def _protocol(network: str, preset: str) -> tuple[str, str]:
+    """Return the recipe and the data set of one network under a preset."""
+    stem = "imagenet" if network in VGG else reszoo.spec(network).stem
+    choices = {
+        "quick": ("quick", "fashion"),
+        "paper": ("paper-cifar-warmup" if network == "resnet110" else "paper-cifar", "cifar10")
+        if stem == "cifar"
+        else ("paper-imagenet", "imagenet"),
+    }
+    if preset not in choices:
+        raise GridError(unknown("preset", preset, choices))
+    return choices[preset]

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ablations.errors import UserError
-from ablations.recipes import Recipe
+from ablations.grids.fields import GridError, canonical, level_name, parse, split
+from ablations.grids.matching import BUDGETS, SOLVED, TOLERANCE
+from reszoo import catalog
 from reszoo.errors import unknown
-from reszoo.specs import ResNetSpec
 
-_KEYS = (
-    "title", "reproduces", "expect", "factors", "labels", "baseline", "presets", "paper",
+_TEXTS = ("title", "reproduces", "expect", "cost", "baseline")
+#: Keys that stand at the top, or in a preset, which then has the last word. Factors, arms and
+#: exceptions of a preset are added to those at the top; anything else replaces it.
+_COMMON = (
+    *_TEXTS, "factors", "zip", "exclude", "arms", "varies", "exceptions", "match", "tolerance",
+    "paper",
 )  # fmt: skip
+_KEYS = (*_COMMON, "labels", "presets")
 _PRESET_KEYS = ("network", "recipe", "dataset")
 _PAPER_KEYS = ("metric", "protocol", "n", "source", "values")
-_DERIVED = {"depth": int, "width": int}
-#: Fields of the spec that the data set decides.
-_FROM_DATA = ("input_shape", "classes")
-
-
-class GridError(UserError):
-    """A grid that is unknown, malformed or contradictory. The message is one line."""
+#: What the numbers are of, where that is another family than the arms: differences are listed
+#: against this recipe, and from this network.
+_PAPER_OF = ("recipe", "network")
+_PAPER_RECIPES = ("paper-cifar", "paper-imagenet")
 
 
 @dataclass(frozen=True)
 class Level:
     """One arm before its network and recipe are resolved: a name and what it changes.
 
-    `exceptions` are fields of the recipe that the preset changes for this arm alone, with a reason.
+    `factors` are declared: what else `spec` and `recipe` hold makes the grid unmatched.
+    `exceptions` are fields of the recipe that the grid changes for this arm alone, with a reason.
     """
 
     name: str
@@ -61,7 +62,11 @@ class Grid:
         dataset: name of the data set.
         arms: names and changes.
         baseline: name of the arm that the others are compared with.
-        paper: metric, protocol, n, source and values (arm -> number); empty where none exist.
+        paper: metric, protocol, n, source and values (arm -> number), and where given recipe and
+            network that the numbers are of; empty where none exist.
+        cost: what it costs on which hardware, a sentence.
+        match: "macs", "params" or "": which budget of the baseline every arm's width is solved for.
+        tolerance: largest relative mismatch of that budget.
     """
 
     name: str
@@ -77,17 +82,41 @@ class Grid:
     arms: tuple[Level, ...]
     baseline: str
     paper: dict[str, Any] = field(default_factory=dict)
+    cost: str = ""
+    match: str = ""
+    tolerance: float = TOLERANCE
+
+
+class _Loader(yaml.BaseLoader):
+    """BaseLoader that refuses a key that stands twice, where PyYAML keeps the last silently.
+
+    BaseLoader leaves every scalar a string: YAML itself reads `no` as False and 1e-4 as text.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise GridError(
+                        f'the key "{key.value}" stands twice in one mapping, in lines '
+                        f"{lines[key.value]} and {line}"
+                    )
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return the content of a grid's file; every scalar is a string.
 
     Raises:
-        GridError: it is not a YAML mapping.
+        GridError: it is not a YAML mapping, or a key stands twice.
     """
     try:
-        # BaseLoader leaves every scalar a string: YAML itself reads `no` as False and 1e-4 as text.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
         raise GridError(f"{path} is not YAML: {first}") from None
@@ -122,6 +151,8 @@ class _Parser:
         for key, value in self.presets.items():
             self.mapping(f"presets: {key}", value)
 
+    # Shapes of what stands in the file
+
     def error(self, text: str) -> GridError:
         return GridError(f"grid {self.where}: {text}")
 
@@ -130,63 +161,22 @@ class _Parser:
             raise self.error(f"{key} is a mapping, not {value!r}")
         return value
 
+    def mappings(self, key: str, value: Any) -> list[dict[str, Any]]:
+        """Return a list of mappings; one alone may stand without its list."""
+        if not isinstance(value, list):
+            value = [value]
+        return [self.mapping(f"each entry of {key}", item) for item in value]
+
     def text(self, key: str, value: Any) -> str:
         if not isinstance(value, str):
             raise self.error(f"{key} is text, not {value!r}")
         return value
 
-    def grid(self, name: str, preset: str) -> Grid:
-        if preset not in self.presets:
-            raise self.error(unknown("preset", preset, self.presets))
-        base = dict(self.presets[preset])
-        arms = self.arms(preset)
-        for key in ("arms", "factors"):
-            base.pop(key, None)
-        missing = [key for key in _PRESET_KEYS if key not in base]
-        if missing:
-            raise self.error(f"preset {preset}: {', '.join(missing)} missing")
-        network, recipe, dataset = (
-            self.text(f"presets: {preset}: {key}", base.pop(key)) for key in _PRESET_KEYS
-        )
-        texts = {
-            key: self.text(key, base.pop(key, self.content.get(key, default)))
-            for key, default in (
-                ("title", name), ("reproduces", ""), ("expect", ""), ("baseline", arms[0].name),
-            )
-        }  # fmt: skip
-        arm_names = [arm.name for arm in arms]
-        if texts["baseline"] not in arm_names:
-            raise self.error(f"baseline: {unknown('arm', texts['baseline'], arm_names)}")
-        paper = self.paper(base.pop("paper", self.content.get("paper", {})))
-        fields = {key: self.level(key, text) for key, text in base.items()}
-        return Grid(
-            name=name,
-            preset=preset,
-            network=network,
-            spec={k: v for k, v in fields.items() if not k.startswith("recipe.")},
-            recipe=recipe,
-            recipe_fields={k[7:]: v for k, v in fields.items() if k.startswith("recipe.")},
-            dataset=dataset,
-            arms=tuple(arms),
-            paper=paper,
-            **texts,
-        )
-
-    def factors(self, preset: str) -> dict[str, list[Any]]:
-        """Return factor -> levels of a preset."""
-        own = self.presets[preset].get("factors", {})
-        texts = {
-            **self.mapping("factors", self.content.get("factors", {})),
-            **self.mapping(f"presets: {preset}: factors", own),
-        }
-        if not texts:
-            raise self.error("factors is a mapping of a field to its levels, and it is empty")
-        levels = {}
-        for factor, values in texts.items():
-            if not isinstance(values, list) or not values:
-                raise self.error(f"factors: {factor} takes a list of levels, not {values!r}")
-            levels[factor] = [self.level(factor, value) for value in values]
-        return levels
+    def field(self, name: str) -> str:
+        try:
+            return canonical(name)
+        except GridError as error:
+            raise self.error(str(error)) from None
 
     def level(self, name: str, text: Any) -> Any:
         try:
@@ -194,31 +184,149 @@ class _Parser:
         except GridError as error:
             raise self.error(str(error)) from None
 
+    def levels(self, where: str, name: str, values: Any) -> list[Any]:
+        if not isinstance(values, list) or not values:
+            raise self.error(f"{where}: {name} takes a list of levels, not {values!r}")
+        return [self.level(name, value) for value in values]
+
+    def common(self, key: str, preset: str, default: Any) -> Any:
+        """Return what stands under a key in a preset, or else at the top."""
+        return self.presets[preset].get(key, self.content.get(key, default))
+
+    def merged(self, key: str, preset: str) -> dict[str, Any]:
+        """Return a mapping at the top with a preset's entries on top."""
+        return {
+            **self.mapping(key, self.content.get(key, {})),
+            **self.mapping(f"presets: {preset}: {key}", self.presets[preset].get(key, {})),
+        }
+
+    # The grid
+
+    def grid(self, name: str, preset: str) -> Grid:
+        if preset not in self.presets:
+            raise self.error(unknown("preset", preset, self.presets))
+        base = {k: v for k, v in self.presets[preset].items() if k not in _COMMON}
+        arms = self.arms(preset)
+        missing = [key for key in _PRESET_KEYS if key not in base]
+        if missing:
+            raise self.error(f"preset {preset}: {', '.join(missing)} missing")
+        network, recipe, dataset = (
+            self.text(f"presets: {preset}: {key}", base.pop(key)) for key in _PRESET_KEYS
+        )
+        defaults = {"title": name, "baseline": arms[0].name}
+        texts = {
+            # On one line, however the YAML folds it.
+            key: " ".join(self.text(key, self.common(key, preset, defaults.get(key, ""))).split())
+            for key in _TEXTS
+        }
+        arm_names = [arm.name for arm in arms]
+        if texts["baseline"] not in arm_names:
+            raise self.error(f"baseline: {unknown('arm', texts['baseline'], arm_names)}")
+        match, tolerance = self.matching(preset, arms)
+        spec, fields = split({self.field(key): self.level(key, v) for key, v in base.items()})
+        return Grid(
+            name=name,
+            preset=preset,
+            network=network,
+            spec=spec,
+            recipe=recipe,
+            recipe_fields=fields,
+            dataset=dataset,
+            arms=tuple(arms),
+            paper=self.paper(self.common("paper", preset, {})),
+            match=match,
+            tolerance=tolerance,
+            **texts,
+        )
+
+    def axes(self, preset: str) -> list[list[dict[str, Any]]]:
+        """Return the axes of the product: each a list of field -> level."""
+        found = {
+            self.field(name): self.levels("factors", name, values)
+            for name, values in self.merged("factors", preset).items()
+        }
+        axes = [[{name: level} for level in levels] for name, levels in found.items()]
+        for entry in self.mappings("zip", self.common("zip", preset, [])):
+            zipped = {self.field(k): self.levels("zip", k, v) for k, v in entry.items()}
+            counts = {name: len(levels) for name, levels in zipped.items()}
+            if len(set(counts.values())) > 1:
+                shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+                raise self.error(f"zip: its fields need equally many levels, not {shown}")
+            for name in zipped:
+                if name in found:
+                    raise self.error(f"{name} stands in factors and zip, or twice in zip")
+            found |= zipped
+            axes.append(
+                [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)]
+            )
+        return axes
+
+    def known(self) -> dict[str, list[str]]:
+        """Return field -> names of its levels over all presets."""
+        found: dict[str, dict[str, None]] = {}
+        for preset in self.presets:
+            for axis in self.axes(preset):
+                for row in axis:
+                    for name, level in row.items():
+                        found.setdefault(name, {})[level_name(level)] = None
+        return {name: list(levels) for name, levels in found.items()}
+
     def labels(self) -> dict[str, dict[str, str]]:
         """Return factor -> level -> label, checked against the levels of all presets."""
-        known: dict[str, set[str]] = {}
-        for preset in self.presets:
-            for factor, values in self.factors(preset).items():
-                known.setdefault(factor, set()).update(map(level_name, values))
-        labels = self.mapping("labels", self.content.get("labels", {}))
-        for factor, renamed in labels.items():
+        known, labels = self.known(), {}
+        for given, renamed in self.mapping("labels", self.content.get("labels", {})).items():
+            factor = given.removeprefix("spec.")
             if factor not in known:
-                raise self.error(f"labels: {unknown('factor', factor, known)}")
-            for level, label in self.mapping(f"labels: {factor}", renamed).items():
+                raise self.error(f"labels: {unknown('factor', given, known)}")
+            for level, label in self.mapping(f"labels: {given}", renamed).items():
                 if level not in known[factor]:
-                    raise self.error(f"labels: {factor}: {unknown('level', level, known[factor])}")
-                self.text(f"labels: {factor}: {level}", label)
+                    raise self.error(f"labels: {given}: {unknown('level', level, known[factor])}")
+                self.text(f"labels: {given}: {level}", label)
+            labels[factor] = renamed
         return labels
 
+    def excluded(self, preset: str) -> list[dict[str, list[Any]]]:
+        """Return the combinations to leave out: field -> levels, all of which must hold."""
+        known, rules = self.known(), []
+        for entry in self.mappings("exclude", self.common("exclude", preset, [])):
+            rule = {}
+            for given, values in entry.items():
+                name = given.removeprefix("spec.")
+                if name not in known:
+                    raise self.error(f"exclude: {unknown('factor', given, known)}")
+                rule[name] = [
+                    self.level(name, v) for v in (values if isinstance(values, list) else [values])
+                ]
+                for level in map(level_name, rule[name]):
+                    if level not in known[name]:
+                        text = unknown("level", level, known[name])
+                        raise self.error(f"exclude: {given}: {text}")
+            rules.append(rule)
+        return rules
+
     def arms(self, preset: str) -> list[Level]:
-        labels, levels = self.labels(), self.factors(preset)
-        special = dict(self.mapping("arms", self.presets[preset].get("arms", {})))
-        arms: list[Level] = []
-        for values in itertools.product(*levels.values()):
-            combination = dict(zip(levels, values, strict=True))
-            name = "-".join(
+        labels, axes, rules = self.labels(), self.axes(preset), self.excluded(preset)
+        special = dict(self.merged("exceptions", preset))
+        found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # name, factors, all changes
+        for rows in itertools.product(*axes) if axes else []:
+            combination = {name: level for row in rows for name, level in row.items()}
+            if any(
+                rule and all(combination.get(f) in v for f, v in rule.items()) for rule in rules
+            ):
+                continue
+            parts = [
                 labels.get(f, {}).get(level_name(v), level_name(v)) for f, v in combination.items()
+            ]
+            found.append(("-".join(filter(None, parts)), combination, combination))
+        found += self.named(preset)
+        if not found:
+            raise self.error(
+                "no arms: factors is a mapping of a field to its levels, and it is empty"
+                if not axes
+                else "exclude leaves no arm"
             )
+        arms: list[Level] = []
+        for name, factors, changes in found:
             if not re.fullmatch(r"[\w.+=-]+", name) or name.startswith("."):
                 raise self.error(
                     f'arm "{name}" names a directory: use letters, digits and ._+=- '
@@ -227,23 +335,72 @@ class _Parser:
             if name in [arm.name for arm in arms]:
                 raise self.error(f'two arms are called "{name}"')
             exceptions, reason = self.exceptions(name, special.pop(name, {}))
-            spec = {f: v for f, v in combination.items() if not f.startswith("recipe.")}
-            changes = {f[7:]: v for f, v in combination.items() if f.startswith("recipe.")}
-            arms.append(Level(name, combination, spec, changes, exceptions, reason))
+            arms.append(Level(name, factors, *split(changes), exceptions, reason))
         if special:
-            raise self.error(f"arms: {unknown('arm', next(iter(special)), [a.name for a in arms])}")
+            names = [arm.name for arm in arms]
+            raise self.error(f"exceptions: {unknown('arm', next(iter(special)), names)}")
         return arms
+
+    def named(self, preset: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Return the named arms: name, declared factors, all changes.
+
+        What they change of the network is a factor, unless `varies` lists other fields; what they
+        change of the recipe only where `varies` or an axis names it.
+        """
+        varies = self.common("varies", preset, None)
+        declared = {self.field(name) for name in self.listed(varies)}
+        declared |= {name for axis in self.axes(preset) for row in axis for name in row}
+        found = []
+        for name, content in self.merged("arms", preset).items():
+            changes = {
+                self.field(key): self.level(key, text)
+                for key, text in self.mapping(f"arms: {name}", content or {}).items()
+            }
+            factors = {
+                key: value
+                for key, value in changes.items()
+                if key in declared or (varies is None and not key.startswith("recipe."))
+            }
+            found.append((name, factors, changes))
+        return found
+
+    def listed(self, varies: Any) -> list[str]:
+        if varies is None:
+            return []
+        if not isinstance(varies, list):
+            raise self.error(f"varies is a list of fields, not {varies!r}")
+        return [self.text("each entry of varies", name) for name in varies]
 
     def exceptions(self, arm: str, content: Any) -> tuple[dict[str, Any], str]:
         """Return the fields of the recipe that one arm changes, and why."""
-        changes = dict(self.mapping(f"arms: {arm}", content))
-        reason = self.text(f"arms: {arm}: why", changes.pop("why", ""))
+        changes = dict(self.mapping(f"exceptions: {arm}", content))
+        reason = self.text(f"exceptions: {arm}: why", changes.pop("why", ""))
         for key in changes:
             if not key.startswith("recipe."):
-                raise self.error(f"arms: {arm}: only fields of the recipe (recipe.…), not {key!r}")
+                raise self.error(
+                    f"exceptions: {arm}: only fields of the recipe (recipe.…), not {key!r}"
+                )
         if changes and not reason:
-            raise self.error(f"arms: {arm}: say why it differs (why: …)")
-        return {key[7:]: self.level(key, text) for key, text in changes.items()}, reason
+            raise self.error(f"exceptions: {arm}: say why it differs (why: …)")
+        return split({key: self.level(key, text) for key, text in changes.items()})[1], reason
+
+    def matching(self, preset: str, arms: list[Level]) -> tuple[str, float]:
+        """Return which budget is matched, and how closely."""
+        match = self.text("match", self.common("match", preset, ""))
+        given = self.common("tolerance", preset, str(TOLERANCE))
+        if match and match not in BUDGETS:
+            raise self.error(unknown("match", match, BUDGETS))
+        try:
+            tolerance = float(given)
+        except (TypeError, ValueError):
+            tolerance = -1.0
+        if not 0 <= tolerance < 1:
+            raise self.error(f"tolerance is a fraction from 0 to 1 (0.02: 2 %), not {given!r}")
+        for arm in arms:
+            for name in ("width", *SOLVED):
+                if match and name in arm.spec:
+                    raise self.error(f"match: {match} solves for the width, and arms vary {name}")
+        return match, tolerance
 
     def paper(self, content: Any) -> dict[str, Any]:
         """Return the paper's numbers: {} or metric, protocol, n, source and values."""
@@ -251,8 +408,8 @@ class _Parser:
         if not paper:
             return {}
         for key in paper:
-            if key not in _PAPER_KEYS:
-                raise self.error(f"paper: {unknown('key', key, _PAPER_KEYS)}")
+            if key not in (*_PAPER_KEYS, *_PAPER_OF):
+                raise self.error(f"paper: {unknown('key', key, (*_PAPER_KEYS, *_PAPER_OF))}")
         missing = [key for key in _PAPER_KEYS if key not in paper]
         if missing:
             raise self.error(f"paper: {', '.join(missing)} missing")
@@ -265,63 +422,12 @@ class _Parser:
                 values[arm] = float(value)
             except (TypeError, ValueError):
                 raise self.error(f"paper: values: {arm}: {value!r} is not a number") from None
-        texts = {key: self.text(f"paper: {key}", paper[key]) for key in _PAPER_KEYS[:-1]}
+        texts = {
+            key: self.text(f"paper: {key}", value)
+            for key, value in paper.items()
+            if key != "values"
+        }
+        for key, allowed in zip(_PAPER_OF, (_PAPER_RECIPES, catalog.names()), strict=True):
+            if key in texts and texts[key] not in allowed:
+                raise self.error(f"paper: {unknown(key, texts[key], allowed)}")
         return {**texts, "values": values}
-
-
-def level_name(level: Any) -> str:
-    """Return what a level is called in names of arms."""
-    return "x".join(map(str, level)) if isinstance(level, tuple) else str(level)
-
-
-def fields() -> dict[str, Any]:
-    """Return every name that a factor can have, with its type."""
-    spec = typing.get_type_hints(ResNetSpec)
-    recipe = typing.get_type_hints(Recipe)
-    return {
-        **{
-            f.name: spec[f.name]
-            for f in dataclasses.fields(ResNetSpec)
-            if f.name not in ("name", *_FROM_DATA)
-        },
-        **_DERIVED,
-        **{f"recipe.{f.name}": recipe[f.name] for f in dataclasses.fields(Recipe)},
-    }
-
-
-def parse(name: str, text: Any) -> Any:
-    """Return a factor's level with the type of its field.
-
-    Args:
-        name: a field of the spec, "depth", "width", or "recipe." and a field of the recipe.
-        text: what stands in the file: a string, or a list of strings.
-
-    Raises:
-        GridError: the name is unknown or the text does not fit.
-    """
-    known = fields()
-    if name in _FROM_DATA:
-        raise GridError(f"{name} follows from the data set and cannot be a factor")
-    if name not in known:
-        raise GridError(unknown("factor", name, known))
-    kind = known[name]
-    try:
-        return _convert(kind, text)
-    except (ValueError, TypeError, KeyError):
-        raise GridError(f"{name}: {text!r} is not {getattr(kind, '__name__', kind)}") from None
-
-
-def _convert(kind: Any, text: Any) -> Any:
-    options = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(text, list):
-            raise ValueError(text)
-        return tuple(_convert(options[0], item) for item in text)
-    if options:  # X | None
-        # Nothing here may be unset: a factor's level is a value (shortcut: none is one).
-        return _convert(next(option for option in options if option is not type(None)), text)
-    if kind is bool:
-        return {"true": True, "false": False, "yes": True, "no": False}[str(text).lower()]
-    if isinstance(text, (list, dict)):
-        raise ValueError(text)
-    return kind(text)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ablations import inference
 from ablations.audit import Audit, audit
-from ablations.recipes import RECIPES, Recipe, differences
 from ablations.records import Arm, Cell, Run
+from ablations.report.captions import caption, protocol_differences
 from ablations.stats import Difference, Summary, paired, summarise
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm of the table. Errors in percent, differences in percentage points."""
+    """One arm of the table. Errors in percent, differences in percentage points.
+
+    Attributes:
+        arm: what was trained.
+        factors: the grid's factors that vary between arms -> this arm's level, as text.
+        differs: the same in one string.
+        planned: seeds.
+        word, reason: the verdict on the test error and what it rests on; the word is "" for the
+            baseline and where none is allowed.
+        train_word: the verdict on the training error, likewise.
+        mismatch: how far the arm's budget is from the baseline's, for grids that match one.
+    """
 
     arm: Arm
+    factors: dict[str, str]
     differs: str
     planned: int
     train_error: Summary
@@ -26,6 +41,10 @@ class Row:
     images_per_second: Summary
     wall_seconds: Summary
     paper: str
+    word: str = ""
+    reason: str = ""
+    train_word: str = ""
+    mismatch: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,11 @@ class Comparison:
         failures: a line for each failed cell.
         audit: what the records show about matching.
         caption: sentences that a reader needs to judge the table.
+        factors: the grid's factors that vary between arms.
+        test, train: tests of all arms against the baseline; None with a single arm.
+        images: with one seed, arm -> comparison with the baseline image by image.
+        effects: main effects and interaction on the test error, in grids of two factors.
+        statistics: sentences: method, assumptions, family.
         differences: of the recipe from the paper's protocol.
         paper: what the paper's numbers are.
     """
@@ -54,41 +78,88 @@ class Comparison:
     failures: list[str]
     audit: Audit
     caption: list[str]
+    factors: list[str] = field(default_factory=list)
+    test: inference.Family | None = None
+    train: inference.Family | None = None
+    images: dict[str, inference.ImageDifference] = field(default_factory=dict)
+    effects: inference.Effects | None = None
+    statistics: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     paper: str = ""
 
 
-def compare(run: Run) -> Comparison:
-    """Return the comparison of a run, finished or not."""
+def compare(run: Run, *, margin: float | None = None, detect: float | None = None) -> Comparison:
+    """Return the comparison of a run, finished or not.
+
+    Args:
+        run: its records.
+        margin: of equivalence, percentage points; None: what the run was started with, if anything.
+        detect: difference to give the number of seeds for; None likewise.
+
+    Raises:
+        UserError: margin or detect is not positive.
+    """
     grid = run.grid
+    asked = grid.get("analysis", {})
     by_arm = {arm.name: {c.seed: c for c in run.done(arm.name)} for arm in run.arms}
     baseline = by_arm[grid["baseline"]]
+    settings: dict[str, Any] = {
+        "margin": asked.get("margin") if margin is None else margin,
+        "detect": asked.get("detect") if detect is None else detect,
+        "first_stage": tuple(asked.get("first_stage", ())),
+    }
+    # A failed seed counts as not finite: without its diverged seeds an arm would look better.
+    failed: dict[str, dict[int, float]] = {arm.name: {} for arm in run.arms}
+    for cell in run.cells:
+        if cell.state == "failed":
+            failed[cell.arm][cell.seed] = math.nan
+    families = {
+        name: inference.compare_arms(
+            {arm: _by_seed(cells, name) | failed[arm] for arm, cells in by_arm.items()},
+            grid["baseline"],
+            **settings,
+        )
+        if len(run.arms) > 1
+        else None
+        for name in ("train_error", "test_error")
+    }
+    test, train = families["test_error"], families["train_error"]
+    factors = varying(run)
     rows = []
     for arm in run.arms:
         mine = by_arm[arm.name]
         is_baseline = arm.name == grid["baseline"]
         value = arm.paper["value"] if arm.paper else None
+        verdict = test.comparisons.get(arm.name) if test else None
+        trained = train.comparisons.get(arm.name) if train else None
+        levels = {name: _text(arm.factors[name]) for name in factors if name in arm.factors}
         rows.append(
             Row(
                 arm=arm,
-                differs=", ".join(f"{k}={_text(v)}" for k, v in arm.factors.items()) or arm.network,
-                planned=len(grid["seeds"]),
+                factors=levels,
+                differs=", ".join(f"{k}={v}" for k, v in levels.items()) or arm.network,
+                planned=sum(cell.arm == arm.name for cell in run.cells),
                 train_error=summarise(_column(mine, "train_error")),
                 test_error=summarise(_column(mine, "test_error")),
                 train_difference=None
                 if is_baseline
-                else paired(_by_seed(mine, "train_error"), _by_seed(baseline, "train_error")),
+                else _difference(mine, baseline, "train_error", trained),
                 test_difference=None
                 if is_baseline
-                else paired(_by_seed(mine, "test_error"), _by_seed(baseline, "test_error")),
+                else _difference(mine, baseline, "test_error", verdict),
                 images_per_second=summarise(_column(mine, "images_per_second")),
                 wall_seconds=summarise(_column(mine, "wall_seconds")),
                 paper="" if value is None else f"{value:.2f}",
+                word=(verdict.word or "") if verdict else "",
+                reason=verdict.reason if verdict else "",
+                train_word=(trained.word or "") if trained else "",
+                mismatch=mismatch(arm),
             )
         )
-    checked = audit(run)
-    unlike = _differences(run)
+    unlike = protocol_differences(run)
     paper = grid["paper"]
+    images = _images(by_arm, grid["baseline"])
+    effects = _effects(run, by_arm, factors)
     return Comparison(
         title=grid["title"],
         rows=rows,
@@ -99,8 +170,14 @@ def compare(run: Run) -> Comparison:
         failures=[
             f"{c.arm}/seed{c.seed} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"
         ],
-        audit=checked,
-        caption=_caption(run),
+        audit=audit(run),
+        caption=caption(run),
+        factors=factors,
+        test=test,
+        train=train,
+        images=images,
+        effects=effects,
+        statistics=_statistics(test, images, effects, any(failed.values())),
         differences=unlike,
         paper=f"{paper['metric']}; {paper['protocol']}; n = {paper['n']}; {paper['source']}."
         + (" Another protocol: not comparable with the columns beside it." if unlike else "")
@@ -109,27 +186,98 @@ def compare(run: Run) -> Comparison:
     )
 
 
-def _differences(run: Run) -> list[str]:
-    """Return what separates the run from the paper's protocol; per arm where arms differ."""
-    grid, found = run.grid, {}
-    images = next((c.record["results"]["train_images"] for c in run.done() if c.record), None)
-    if images is None:
-        return []
+def _difference(
+    mine: dict[int, Cell],
+    baseline: dict[int, Cell],
+    name: str,
+    found: inference.Comparison | None,
+) -> Difference:
+    """Return the paired difference; its interval is the test's own (Stein's rule changes it)."""
+    difference = paired(_by_seed(mine, name), _by_seed(baseline, name))
+    if found is None or found.paired is None:
+        return dataclasses.replace(difference, low=None, high=None)
+    low, high = found.paired.interval
+    return dataclasses.replace(difference, low=low, high=high)
+
+
+def varying(run: Run) -> list[str]:
+    """Return the grid's factors whose level is not the same in all arms."""
+    names = dict.fromkeys(name for arm in run.arms for name in arm.factors)
+    return [name for name in names if len({repr(arm.factors.get(name)) for arm in run.arms}) > 1]
+
+
+def mismatch(arm: Arm) -> str:
+    """Return how far an arm's budget is from the baseline's, or "" for grids that match none."""
+    match = getattr(arm, "match", None)
+    if not match:
+        return ""
+    widths = "x".join(map(str, match["widths"]))
+    return f"{match['budget']} {100 * match['mismatch']:+.2f} %, widths {widths}".replace("-", "−")
+
+
+def _images(
+    by_arm: dict[str, dict[int, Cell]], baseline: str
+) -> dict[str, inference.ImageDifference]:
+    """Compare image by image where a single seed leaves nothing else."""
+    seeds = {seed for cells in by_arm.values() for seed in cells}
+    if len(seeds) != 1 or not by_arm[baseline]:
+        return {}
+
+    def wrong(cell: Cell) -> list[bool]:
+        arrays = cell.predictions()
+        return [bool(x) for x in arrays["label"] != arrays["predicted"]]
+
+    seed = seeds.pop()
+    base = wrong(by_arm[baseline][seed])
+    return {
+        arm: inference.mcnemar(base, wrong(cells[seed]))
+        for arm, cells in by_arm.items()
+        if arm != baseline and seed in cells
+    }
+
+
+def _effects(
+    run: Run, by_arm: dict[str, dict[int, Cell]], factors: list[str]
+) -> inference.Effects | None:
+    """Return main effects and interaction of a full grid of two factors."""
+    if len(factors) != 2:
+        return None
+    values: dict[tuple[Hashable, Hashable], dict[int, float]] = {}
     for arm in run.arms:
-        imagenet = (arm.spec or {}).get("stem", "imagenet") == "imagenet"
-        paper = RECIPES["paper-imagenet" if imagenet else "paper-cifar"]
-        found[arm.name] = differences(
-            Recipe.from_dict(arm.recipe), paper, grid["data"]["name"],
-            grid["platform"]["replicas"], images,
-        )  # fmt: skip
-    common = [line for line in found[run.arms[0].name] if all(line in x for x in found.values())]
-    special = [
-        f"{arm}: {line}" for arm, lines in found.items() for line in lines if line not in common
-    ]
-    widths = {(arm.spec or {}).get("stem_width") for arm in run.arms}
-    if len(widths) == 1 and (width := widths.pop()) not in (16, 64, None):
-        common.append(f"networks of width {width} (the paper: 16 for CIFAR, 64 for ImageNet)")
-    return common + special
+        key = (_text(arm.factors.get(factors[0])), _text(arm.factors.get(factors[1])))
+        if key in values:
+            return None
+        values[key] = _by_seed(by_arm[arm.name], "test_error")
+    first, second = ({key[i] for key in values} for i in (0, 1))
+    if len(values) != len(first) * len(second) or min(len(first), len(second)) < 2:
+        return None
+    if min(map(len, values.values())) < 3:
+        return None
+    return inference.two_factor(values)
+
+
+def _statistics(
+    family: inference.Family | None,
+    images: dict[str, inference.ImageDifference],
+    effects: inference.Effects | None,
+    failed: bool,
+) -> list[str]:
+    lines = (
+        inference.caption(family)
+        if family and any(c.n for c in family.comparisons.values())
+        else []
+    )
+    if failed:
+        lines.append(
+            "Where a seed of the arm or of the baseline failed there is no p, interval or word: "
+            "without its failed seeds an arm would look better than it is (--retry_failed trains "
+            "them again)."
+        )
+    if images:
+        lines.append(next(iter(images.values())).text)
+    if effects:
+        lines.append(effects.text)
+    return lines
 
 
 def _text(value: Any) -> str:
@@ -142,68 +290,6 @@ def _column(cells: dict[int, Cell], name: str) -> list[float]:
 
 def _by_seed(cells: dict[int, Cell], name: str) -> dict[int, float]:
     return {seed: cell.results[name] for seed, cell in cells.items()}
-
-
-def _caption(run: Run) -> list[str]:
-    grid, arms = run.grid, run.arms
-    seeds = ", ".join(map(str, grid["seeds"]))
-    lengths = dict.fromkeys(_length(arm) for arm in arms)
-    text = [
-        f"Data: {grid['data']['title']}. Recipe: {grid['recipe']} ({', '.join(lengths)}, batch "
-        f"{arms[0].recipe['batch']}).",
-        f"Error in % of wrong top-1 predictions, mean ± sample standard deviation over n seeds "
-        f"({seeds}); between seeds the initial values, the order of the images and the "
-        "augmentation vary. Training error: final weights, inference mode, un-augmented training "
-        "images. Weights: those of the last step; nothing was chosen on test data.",
-    ]
-    if len(arms) > 1:
-        text.append(
-            f"Δ: paired difference from {grid['baseline']} in percentage points, by seed, with "
-            "its 95 % t interval (assumes normal differences; one interval a comparison, not "
-            "simultaneous). None for n ≤ 2."
-        )
-    text += [f"Data note: {note}." for note in grid["data"]["notes"]]
-    platform, recipe = grid["platform"], arms[0].recipe
-    strategy = platform["strategy"]
-    if strategy == "mirrored":
-        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
-    text.append(
-        f"Machine: {platform['device']}, {platform['threads']} thread"
-        f"{'s' if platform['threads'] > 1 else ''} a cell, up to {grid['jobs']} cells side by "
-        f"side, strategy {strategy}{' with XLA' if platform['xla'] else ''}. Images/s: training "
-        "steps only. Wall: whole cell."
-    )
-    if platform["replicas"] != recipe["replicas"]:
-        same = (
-            f"BN takes its statistics over groups of {recipe['bn_batch']} images all the same"
-            if recipe["bn_batch"]
-            else "BN sees larger batches than under the recipe's own protocol"
-        )
-        text.append(
-            f"The recipe names {recipe['replicas']} replicas; {platform['replicas']} shared each "
-            f"batch here; {same}."
-        )
-    if recipe["test_views"] > 1:
-        text.append(
-            f"Test error: {recipe['test_views']} crops, softmax averaged; training error and "
-            "curves: centre crops."
-        )
-    late = [f"{c.arm}/seed{c.seed}" for c in run.done() if c.results.get("warmup_steps", 0) is None]
-    if late:
-        text.append(f"THE WARM-UP NEVER ENDED in {', '.join(late)}: the rate stayed at its level.")
-    if recipe["statistics"] == "population":
-        text.append(
-            "BN at test time: population statistics (mean of per-batch moments over the training "
-            "images, taken after training). Curves during training use moving averages."
-        )
-    return text
-
-
-def _length(arm: Arm) -> str:
-    epochs = arm.recipe["epochs"]
-    if epochs:
-        return f"{epochs} epoch{'s' * (epochs > 1)}"
-    return f"{arm.recipe['iterations']:,} steps"
 
 
 def percent(summary: Summary) -> str:
@@ -227,7 +313,7 @@ def interval(difference: Difference | None) -> str:
         return "–"
     text = signed(difference.mean)
     if difference.low is None or difference.high is None:
-        return text + (" (all equal)" if difference.n > 2 else "")
+        return text + (" (all equal)" if "equal" in difference.note else "")
     return f"{text} [{signed(difference.low)}, {signed(difference.high)}]"
 
 
@@ -246,3 +332,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def probability(p: float | None) -> str:
+    """Return "0.012", "< 0.001", or "–" for None."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def bounds(interval: tuple[float, float] | None) -> str:
+    """Return "[−4.10, −2.30]", or "–" for None."""
+    return f"[{signed(interval[0])}, {signed(interval[1])}]" if interval else "–"

@@ -6,16 +6,20 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
+from ablations import inference
 from ablations.records import Run
 from ablations.report.comparison import (
     Comparison,
     Row,
+    bounds,
     duration,
     each,
     interval,
     percent,
+    probability,
+    signed,
 )
 
 #: Columns of cells.csv, version 1: one row a cell, finished or not.
@@ -29,51 +33,205 @@ CELLS = (
 
 def markdown(comparison: Comparison) -> str:
     """Return the table as a Markdown document."""
-    head = [
-        "arm", "what differs", "parameters", "MACs", "n", "train error %", "each seed",
-        "test error %", "each seed", "Δ train [95 %]", "Δ test [95 %]", "images/s", "wall a cell",
-        "paper ¹",
-    ]  # fmt: skip
-    if not comparison.paper:
-        head.pop()
-    lines = [f"# {comparison.title}", "", *state(comparison)]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    several = len(comparison.rows) > 1
+    matched = any(row.mismatch for row in comparison.rows)
+    head = ["arm", *comparison.factors, "parameters", "MACs", *["budget"] * matched, "n"]
+    head += ["train error %", "each seed", "test error %", "each seed"]
+    head += ["Δ train [95 %]", "it is", "Δ test [95 %]", "it is"] * several
+    head += ["images/s", "wall a cell", *["paper ¹"] * bool(comparison.paper)]
+    body = []
     for row in comparison.rows:
         cells = [
             row.arm.name,
-            row.differs,
+            *(row.factors.get(name, "–") for name in comparison.factors),
             f"{row.arm.parameters:,}",
             macs(row.arm.macs),
+            *[budget(row)] * matched,
             planned_of(row),
             percent(row.train_error),
             each(row.train_error),
             percent(row.test_error),
             each(row.test_error),
-            interval(row.train_difference),
-            interval(row.test_difference),
+            *_compared(row) * several,
             mean(row.images_per_second.mean),
             duration(row.wall_seconds.mean),
+            *[row.paper or "–"] * bool(comparison.paper),
         ]
-        if comparison.paper:
-            cells.append(row.paper or "–")
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+        body.append(cells)
+    lines = [f"# {one_line(comparison.title)}", "", *state(comparison), *_pipes(head, body)]
     lines += [""] + [f"{line}\n" for line in comparison.caption]
+    for title, head, body in tests(comparison):
+        lines += [f"## {title}", "", *_pipes(head, body), ""]
+    lines += [f"{line}\n" for line in sentences(comparison)]
     if comparison.paper:
         lines.append(f"¹ The paper's {comparison.paper}\n")
+    lines += _list(effects_head(comparison), effect_lines(comparison))
     lines += _list(matching_head(comparison), comparison.audit.problems or comparison.audit.facts)
     lines += _list("Differences from the paper's protocol:", comparison.differences)
     lines += _list("Failed cells:", comparison.failures)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _compared(row: Row) -> list[str]:
+    if row.test_difference is None:
+        return ["baseline", "", "baseline", ""]
+    return [
+        interval(row.train_difference),
+        row.train_word or "–",
+        interval(row.test_difference),
+        row.word or "–",
+    ]
+
+
+def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+        for cells in [head, ["---"] * len(head), *body]
+    ]
+
+
+def verdict(row: Row) -> str:
+    """Return the word on an arm's test error: "better", …, "baseline", or "–" where none is due."""
+    return "baseline" if row.test_difference is None else row.word or "–"
+
+
+def tests(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, head and rows of the tables of tests that there are: test, training error."""
+    found = []
+    kinds: tuple[tuple[Literal["test", "train"], str], ...] = (
+        ("test", "Statistics of the test error"), ("train", "Statistics of the training error"),
+    )  # fmt: skip
+    for error, title in kinds:
+        head, body = statistics(comparison, error)
+        if body:
+            found.append((title, head, body))
+    return found
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return the sentences under the tables of tests."""
+    lines = list(comparison.statistics)
+    test, train = comparison.test, comparison.train
+    if test and train and test.tested and train.tested:
+        level = 100 * (1 - test.confidence)
+        lines.append(
+            f"Two families of tests, training and test error, each held at {level:.3g} %; not "
+            "adjusted for each other."
+        )
+    if train and train.tested:
+        block = train.block
+        text = "Training error: as above"
+        out = [f"{a} ({c.reason.split(':')[0]})" for a, c in train.comparisons.items()
+               if not c.paired]  # fmt: skip
+        if out:
+            text += f"; without a test and not counted: {'; '.join(out)}"
+        if not block.note:
+            stds = ", ".join(f"{arm} {std:.2f}" for arm, std in block.stds.items())
+            text += f"; arm + seed model: residual std {block.std:.2f} points. Stds: {stds}"
+        lines.append(f"{text}.")
+    return lines
+
+
+def statistics(
+    comparison: Comparison, error: Literal["test", "train"] = "test"
+) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of a table of tests, one row an arm; of one seed, by test images.
+
+    No rows where there is nothing to test.
+    """
+    family = comparison.test if error == "test" else comparison.train
+    if comparison.images and error == "test":
+        head = ["arm", "Δ test, points", "95 % over test images", "McNemar's p", "mid-p"]
+        return head, [
+            [arm, signed(x.difference), bounds(x.interval), probability(x.p), probability(x.mid_p)]
+            for arm, x in comparison.images.items()
+        ]
+    if family is None or not family.tested:
+        return [], []
+    head = ["arm", f"Δ {error}", "simultaneous", "p", "Holm p"]
+    if family.margin is not None:
+        head.append(f"TOST ±{family.margin:g}, Holm p")
+    head += ["std of Δ", "detectable", *["seeds needed"] * (family.detect is not None)]
+    head += ["pooled model: Δ [95 %]", "Holm p"]
+    body = []
+    for arm, x in family.comparisons.items():
+        paired, block = x.paired, x.block
+        cells = [
+            arm,
+            signed(x.mean) if not math.isnan(x.mean) else "–",
+            bounds(paired.simultaneous if paired else None),
+            probability(paired.p if paired else None),
+            probability(paired.holm if paired else None),
+        ]
+        cells += [probability(x.tost_holm)] * (family.margin is not None)
+        cells += [
+            f"{x.std:.2f}" if not math.isnan(x.std) else "–",
+            "–" if x.detectable is None else _two(x.detectable, x.detectable_holm),
+        ]
+        if family.detect is not None:
+            cells.append("–" if x.seeds_needed is None else _both(x))
+        cells += [f"{signed(block.mean)} {bounds(block.interval)}" if block else "–"]
+        body.append([*cells, probability(block.holm if block else None)])
+    return head, body
+
+
+def effects_head(comparison: Comparison) -> str:
+    """Return the title of `effect_lines`."""
+    staged = comparison.test is not None and comparison.test.first_stage
+    also = "; not adjusted for Stein's rule" * bool(staged)
+    return f"Main effects and interaction (test error{also}):"
+
+
+def effect_lines(comparison: Comparison) -> list[str]:
+    """Return one line for each main effect and the interaction of a grid of two factors."""
+    effects = comparison.effects
+    if effects is None or effects.a.f is None:
+        return []
+    lines = []
+    names = (*comparison.factors, " x ".join(comparison.factors))
+    for name, effect in zip(names, (effects.a, effects.b, effects.interaction), strict=True):
+        levels = ", ".join(
+            f"{' '.join(map(str, k)) if isinstance(k, tuple) else k} {signed(v)}"
+            for k, v in effect.deviations.items()
+        )
+        lines.append(
+            f"{name}: F({effect.degrees}, {effects.degrees}) = {effect.f:.2f}, "
+            f"{_p(effect.p)}; deviations {levels}"
+        )
+    if effects.contrast is not None:
+        lines.append(
+            f"interaction as one contrast, by seed: {interval(effects.contrast)} points, "
+            f"{_p(effects.contrast_p)}"
+        )
+    return lines
+
+
+def _p(p: float | None) -> str:
+    text = probability(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _two(plain: float, strict: float | None) -> str:
+    return f"{plain:.2f}" if strict is None or strict == plain else f"{plain:.2f} ({strict:.2f})"
+
+
+def _both(x: inference.Comparison) -> str:
+    if x.seeds_needed_holm in (None, x.seeds_needed):
+        return str(x.seeds_needed)
+    return f"{x.seeds_needed} ({x.seeds_needed_holm})"
+
+
 def table_csv(comparison: Comparison) -> str:
     """Return the table as CSV: one row an arm, plain numbers."""
     rows = []
+    matched = any(row.mismatch for row in comparison.rows)
+    factors = dict.fromkeys(name for row in comparison.rows for name in row.arm.factors)
     for row in comparison.rows:
         flat: dict[str, Any] = {
             "schema": 1,
             "arm": row.arm.name,
-            **{f"factor.{k}": v for k, v in row.arm.factors.items()},
+            # Named arms need not all set the same fields.
+            **{f"factor.{name}": row.arm.factors.get(name, "") for name in factors},
             "parameters": row.arm.parameters,
             "macs": row.arm.macs,
             "n": row.test_error.n,
@@ -89,6 +247,21 @@ def table_csv(comparison: Comparison) -> str:
             flat[f"{name}_difference"] = _number(difference.mean) if difference else ""
             flat[f"{name}_low"] = _number(difference.low) if difference else ""
             flat[f"{name}_high"] = _number(difference.high) if difference else ""
+        found, trained = (
+            family.comparisons.get(row.arm.name) if family else None
+            for family in (comparison.test, comparison.train)
+        )
+        paired, train_paired = (x.paired if x else None for x in (found, trained))
+        flat["train_word"] = row.train_word
+        flat["train_p"] = _number(train_paired.p if train_paired else None)
+        flat["train_holm_p"] = _number(train_paired.holm if train_paired else None)
+        flat["test_word"] = row.word
+        flat["test_p"] = _number(paired.p if paired else None)
+        flat["test_holm_p"] = _number(paired.holm if paired else None)
+        flat["test_simultaneous_low"] = _number(paired.simultaneous[0] if paired else None)
+        flat["test_simultaneous_high"] = _number(paired.simultaneous[1] if paired else None)
+        flat["test_detectable"] = _number(found.detectable if found else None)
+        flat["budget_mismatch"] = budget(row) if matched else ""
         flat["images_per_second"] = _number(row.images_per_second.mean)
         flat["wall_seconds"] = _number(row.wall_seconds.mean)
         flat["baseline"] = comparison.baseline
@@ -138,7 +311,8 @@ def state(comparison: Comparison) -> list[str]:
 def matching_head(comparison: Comparison) -> str:
     """Return the sentence above the audit's lines."""
     if not comparison.audit.matched:
-        return "NOT MATCHED. The records show differences that are not factors of the grid:"
+        allowed = " (allowed by --allow_unmatched)" if comparison.audit.allowed else ""
+        return f"NOT MATCHED{allowed}. These differences are not factors of the grid:"
     return "Matched (checked on the records):"
 
 
@@ -151,6 +325,16 @@ def planned_of(row: Row) -> str:
     """Return how many seeds a row rests on."""
     n = row.test_error.n
     return str(n) if n == row.planned else f"{n} of {row.planned}"
+
+
+def budget(row: Row) -> str:
+    """Return an arm's mismatch in a grid that matches a budget, of which one is the reference."""
+    return row.mismatch or "reference"
+
+
+def one_line(text: str) -> str:
+    """Return a title without line breaks, which would end a heading."""
+    return " ".join(text.split())
 
 
 def macs(number: int) -> str:

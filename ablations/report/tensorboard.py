@@ -39,16 +39,21 @@ SCALARS = {
     "error/train": ("train_error_running", "% of wrong top-1 predictions while training: running "
                     "over the epoch, augmented images, batch statistics"),
     "error/test": ("test_error", "% of wrong top-1 predictions on the test images"),
+    "error/validation": ("validation_error", "% of wrong top-1 predictions on the images held out "
+                         "of the training set"),
     "loss/train": ("train_loss_running", "cross-entropy while training, running over the epoch"),
     "loss/test": ("test_loss", "cross-entropy on the test images"),
+    "loss/validation": ("validation_loss", "cross-entropy on the images held out"),
     "learning_rate": ("learning_rate", "of the epoch's last step"),
     "images_per_second": ("images_per_second", "training steps only"),
 }  # fmt: skip
 #: Tags with a band, and the titles of their charts.
 BANDS = {
     "error/test": "Test error, %",
+    "error/validation": "Validation error, %",
     "error/train": "Training error (running), %",
     "loss/test": "Test loss",
+    "loss/validation": "Validation loss",
     "loss/train": "Training loss (running)",
 }
 SUMMARY = "_summary"
@@ -65,8 +70,17 @@ def cell_log_directory(root: Path, arm: str, seed: int) -> Path:
 
 
 def scalars(row: Mapping[str, float]) -> dict[str, float]:
-    """Return tag -> value of one row of a history."""
-    return {tag: row[column] for tag, (column, _) in SCALARS.items()}
+    """Return tag -> value of one row of a history; empty columns are left out."""
+    return {tag: row[column] for tag, (column, _) in SCALARS.items() if column in row}
+
+
+def last_scalars(
+    history: Sequence[Mapping[str, float]], results: Mapping[str, float]
+) -> dict[str, float]:
+    """Return tag -> value of the test error where the curves do not show it: evaluated once."""
+    if not history or "test_error" in history[-1]:
+        return {}
+    return scalars({name: results[name] for name in ("test_error", "test_loss")})
 
 
 class CellWriter:
@@ -107,6 +121,8 @@ class CellWriter:
             values: tag -> value; see `scalars` for an epoch's.
             wall_time: seconds since 1970; default: now.
         """
+        if not values:
+            return
         summary = summary_pb2.Summary()
         for tag, value in values.items():
             point = summary.value.add(tag=tag, simple_value=value)
@@ -189,8 +205,14 @@ def write_session(root: Path, arms: Sequence[Arm], arm: str, seed: int, state: s
     )
 
 
-def write_run(run: Run, comparison: Comparison) -> None:
-    """Write the summaries of a run, finished or not: bands over seeds, table, layout."""
+def write_run(run: Run, comparison: Comparison, *, figures: bool = False) -> None:
+    """Write the summaries of a run, finished or not: bands over seeds, table, layout.
+
+    Args:
+        run: its records.
+        comparison: made from them.
+        figures: also the figures that suit the run, as images; takes a second or two.
+    """
     root = run.directory / SUMMARY
     finished = {arm.name: run.done(arm.name) for arm in run.arms}
     for stale in root.glob("*/"):
@@ -207,13 +229,31 @@ def write_run(run: Run, comparison: Comparison) -> None:
         tensor(
             layout_metadata.CONFIG_SUMMARY_TAG,
             layout_metadata.create_summary_metadata(),
-            _layout().SerializeToString(),
+            _layout(run).SerializeToString(),
         )
     )
     text = text_metadata.create_summary_metadata(display_name="", description="")
     file.write(tensor("comparison", text, markdown(comparison).encode()), comparison.done)
+    if figures:
+        _write_figures(file, run, comparison.done)
     file.replace_older()
     file.close()
+
+
+def _write_figures(file: EventFile, run: Run, step: int) -> None:
+    from ablations.report import figures as drawing
+
+    for name in sorted(drawing.FIGURES.keys() - drawing.skipped(run).keys()):
+        figure = drawing.FIGURES[name].draw(run)
+        width, height = figure.canvas.get_width_height()
+        image = summary_pb2.Summary.Image(
+            height=height,
+            width=width,
+            colorspace=4,
+            encoded_image_string=drawing.as_png_bytes(figure),
+        )
+        value = summary_pb2.Summary.Value(tag=f"figures/{name}", image=image)
+        file.write(summary_pb2.Summary(value=[value]), step)
 
 
 def backfill(run: Run) -> None:
@@ -227,7 +267,10 @@ def backfill(run: Run) -> None:
         if cell.state == "done":
             log = cell_log_directory(run.directory, cell.arm, cell.seed)
             end = (cell.directory / "history.csv").stat().st_mtime
-            CellWriter(log, cell.history, end).close()
+            writer = CellWriter(log, cell.history, end)
+            step = int(cell.history[-1]["step"])
+            writer.scalars(step, last_scalars(cell.history, cell.results), end)
+            writer.close()
         write_session(run.directory, run.arms, cell.arm, cell.seed, cell.state)
     write_run(run, compare(run))
 
@@ -235,7 +278,9 @@ def backfill(run: Run) -> None:
 def band(cells: Sequence[Cell], tag: str) -> dict[int, tuple[float, float]]:
     """Return step -> mean and sample standard deviation, at the steps that all cells have."""
     column = SCALARS[tag][0]
-    curves = [{int(row["step"]): row[column] for row in cell.history} for cell in cells]
+    curves = [
+        {int(row["step"]): row[column] for row in cell.history if column in row} for cell in cells
+    ]
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
     summaries = {step: summarise([curve[step] for curve in curves]) for step in steps}
     return {step: (summary.mean, summary.std) for step, summary in summaries.items()}
@@ -266,10 +311,13 @@ def _write_band(directory: Path, cells: Sequence[Cell]) -> None:
     file.close()
 
 
-def _layout() -> layout_pb2.Layout:
-    """Return the charts of the Custom Scalars page; equal in all runs: TensorBoard merges them."""
+def _layout(run: Run) -> layout_pb2.Layout:
+    """Return the charts of the Custom Scalars page: TensorBoard merges equal ones of all runs."""
+    held_out = "held_out" in run.grid.get("data", {})
     category = layout_pb2.Category(title="Mean over seeds ± sample standard deviation")
     for tag, title in reversed(BANDS.items()):  # TensorBoard shows the last one first
+        if ("test" if held_out else "validation") in tag:
+            continue
         mean, lower, upper = _band_tags(tag)
         series = layout_pb2.MarginChartContent.Series(value=mean, lower=lower, upper=upper)
         margin = layout_pb2.MarginChartContent(series=[series])

@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.report.comparison import Comparison, Row, duration, each, interval, percent
-from ablations.report.table import macs, matching_head, mean, planned_of, state
-from ablations.stats import Summary
+from ablations.report.table import (
+    budget,
+    effect_lines,
+    effects_head,
+    macs,
+    matching_head,
+    mean,
+    one_line,
+    planned_of,
+    sentences,
+    state,
+    tests,
+)
+from ablations.stats import Difference, Summary
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
         free = console.options.update(max_width=1000)
         if Measurement.get(console, free, table).maximum <= width:
             break
-    console.print(Text(comparison.title, style="bold"))
+    console.print(Text(one_line(comparison.title), style="bold"))
     for line in state(comparison):
         console.print(Text(line))
     console.print(table)
@@ -52,9 +64,15 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
     console.print()
     for line in comparison.caption:
         console.print(Text(line))
+    for title, head, body in tests(comparison):
+        console.print(Text(title, style="bold"))
+        console.print(_tests(head, body, width))
+    for line in sentences(comparison):
+        console.print(Text(line))
     if comparison.paper:
         console.print(Text(f"¹ The paper's {comparison.paper}"))
     for title, lines in (
+        (effects_head(comparison), effect_lines(comparison)),
         (matching_head(comparison), comparison.audit.problems or comparison.audit.facts),
         ("Differences from the paper's protocol:", comparison.differences),
         ("Failed cells:", comparison.failures),
@@ -85,12 +103,43 @@ def _grid(comparison: Comparison, layout: _Layout) -> Any:
     for column, title in enumerate(head):
         # Where even the last layout is too wide, numbers fold and do not end in an ellipsis.
         table.add_column(title, justify="left" if column == 0 else "right", overflow="fold")
+    matched = any(row.mismatch for row in comparison.rows)
     for row in comparison.rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, layout, bool(comparison.paper))))
+        cells = _cells(row, layout, bool(comparison.paper), matched)
+        table.add_row(*map(Text, cells))
     return table
 
 
-def _cells(row: Row, layout: _Layout, paper: bool) -> list[str]:
+def _difference(difference: Difference | None, word: str) -> str:
+    text = interval(difference).replace(" [", "\n[")
+    return f"{text}\n{word}" if word else text
+
+
+def _tests(head: list[str], body: list[list[str]], width: int) -> Any:
+    """Return the table of tests; where it is too wide, one line an entry and not columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for column, title in enumerate(head):
+        table.add_column(title.replace(", ", "\n"), justify="left" if column == 0 else "right",
+                         overflow="fold")  # fmt: skip
+    for row in body:
+        table.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
+    free = Console(width=1000).options
+    if Measurement.get(Console(width=1000), free, table).maximum <= width:
+        return table
+    lines = [
+        f"{row[0]}: " + "; ".join(f"{h} {c}" for h, c in zip(head[1:], row[1:], strict=True))
+        for row in body
+    ]
+    return Text("\n".join(lines))
+
+
+def _cells(row: Row, layout: _Layout, paper: bool, matched: bool) -> list[str]:
     def seeds(summary: Summary) -> str:
         values = each(summary).split() if summary.n > 1 else []
         step = layout.seeds_a_line
@@ -104,10 +153,11 @@ def _cells(row: Row, layout: _Layout, paper: bool) -> list[str]:
         percent(row.test_error) + seeds(row.test_error),
     ]
     if layout.train_difference:
-        cells.append(interval(row.train_difference).replace(" [", "\n["))
+        cells.append(_difference(row.train_difference, row.train_word))
     cells += [
-        interval(row.test_difference).replace(" [", "\n["),
-        f"{row.arm.parameters:,}\n{macs(row.arm.macs)}",
+        _difference(row.test_difference, row.word),
+        f"{row.arm.parameters:,}\n{macs(row.arm.macs)}"
+        + (f"\n{budget(row).replace(' ', chr(0xA0))}" if matched else ""),
         f"{mean(row.images_per_second.mean)}\n{wall}",
     ]
     return [*cells, row.paper or "–"] if paper else cells

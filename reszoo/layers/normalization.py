@@ -12,8 +12,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, fused on TensorFlow; the same mathematics and weights.
 
     Keras 3 computes moments and normalisation as separate operations, which no graph optimiser
-    fuses. This layer runs FusedBatchNormV3 on maps (N, H, W, C) and falls back to Keras' own code
-    for other ranks, axes, masks, synchronised or renormalised use, and other backends.
+    fuses. This layer runs FusedBatchNormV3 on maps (N, H, W, C), or (N, C, H, W) with axis 1, and
+    falls back to Keras' own code for other ranks, axes, masks, synchronised or renormalised use,
+    and other backends.
 
     The moving variance averages the *biased* batch variance, as in Keras; the kernel returns it
     times n/(n-1) (Bessel), which is undone.
@@ -35,11 +36,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.sub_batch = 0
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise a map (N, H, W, C) over N, H and W (arXiv 1502.03167, algorithm 1)."""
+        """Normalise a map over all axes but the channels' (arXiv 1502.03167, algorithm 1)."""
         train = bool(training and self.trainable)
         if not self._fuses(inputs, mask):
             if train and self.sub_batch:
-                raise ValueError("sub_batch needs maps (N, H, W, C) on TensorFlow")
+                raise ValueError("sub_batch needs TensorFlow, and maps of rank 4")
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -89,6 +90,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             mean=empty if train else self.moving_mean.value,
             variance=empty if train else self.moving_variance.value,
             epsilon=self.epsilon,
+            data_format="NCHW" if self.axis == 1 else "NHWC",
             is_training=train,
         )
         return outputs, mean, variance
@@ -98,7 +100,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             keras.backend.backend() == "tensorflow"
             and mask is None
             and len(inputs.shape) == 4
-            and self.axis in (-1, 3)
+            and self.axis in (-1, 3, 1)
             and not (self.synchronized or self.renorm)
             and self.compute_dtype in ("float32", "float16", "bfloat16")
             and self.variable_dtype == "float32"

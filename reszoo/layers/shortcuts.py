@@ -19,6 +19,7 @@ class SubsamplePad(keras.layers.Layer):
         pad: ``"end"`` appends all zero channels (FAIR's code); ``"both"`` puts half before, half
             after (the public trained CIFAR weights). The paper does not say.
         pool: ``"subsample"`` takes every second pixel; ``"average"`` averages 2x2.
+        data_format: ``"channels_last"`` or ``"channels_first"`` (maps (N, C, H, W)).
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class SubsamplePad(keras.layers.Layer):
         stride: int = 1,
         pad: str = "end",
         pool: str = "subsample",
+        data_format: str = "channels_last",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -34,21 +36,27 @@ class SubsamplePad(keras.layers.Layer):
         self.stride = int(stride)
         self.pad = pad
         self.pool = pool
+        self.data_format = data_format
 
     def call(self, inputs: Any) -> Any:
         """Return the halved and widened map."""
         x = inputs
-        if self.stride > 1 and self.pool == "average":
-            x = keras.ops.average_pool(x, self.stride, self.stride, "same", "channels_last")
-        elif self.stride > 1:
-            x = x[:, :: self.stride, :: self.stride, :]
-        before, after = zero_channels(inputs.shape[-1], self.filters, self.pad)
-        return keras.ops.pad(x, [[0, 0], [0, 0], [0, 0], [before, after]])
+        step, last = self.stride, self.data_format == "channels_last"
+        if step > 1 and self.pool == "average":
+            x = keras.ops.average_pool(x, step, step, "same", self.data_format)
+        elif step > 1:
+            x = x[:, ::step, ::step, :] if last else x[:, :, ::step, ::step]
+        axis = 3 if last else 1
+        sides = [[0, 0] for _ in range(4)]
+        sides[axis] = list(zero_channels(inputs.shape[axis], self.filters, self.pad))
+        return keras.ops.pad(x, sides)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return (N, ceil(H / stride), ceil(W / stride), filters)."""
-        batch, *size, _ = input_shape
-        return (batch, *(n and -(-n // self.stride) for n in size), self.filters)
+        """Return (N, ceil(H / stride), ceil(W / stride), filters), or with channels first."""
+        last = self.data_format == "channels_last"
+        batch, *size = input_shape
+        size = [n and -(-n // self.stride) for n in (size[:2] if last else size[1:])]
+        return (batch, *size, self.filters) if last else (batch, self.filters, *size)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -58,6 +66,7 @@ class SubsamplePad(keras.layers.Layer):
             "stride": self.stride,
             "pad": self.pad,
             "pool": self.pool,
+            "data_format": self.data_format,
         }
 
 

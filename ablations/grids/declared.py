@@ -1,0 +1,83 @@
+"""What the arms of a grid differ in on purpose, as a consequence of that, or by matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ablations.grids.matching import SOLVED
+from ablations.records import Arm
+
+#: Field -> fields that follow from it unless given (`reszoo.specs.defaults`, `depth`, `width`, and
+#: the recipe's length, where epochs and iterations exclude each other).
+FOLLOWS = {
+    "depth": ("depths",),
+    "width": ("widths", "stem_width"),
+    "widths": ("stem_width",),
+    "block": ("expansion", "shortcut", "depths"),
+    "stem": ("shortcut", "stem_pool"),
+    "recipe.epochs": ("recipe.iterations",),
+    "recipe.iterations": ("recipe.epochs",),
+}
+
+
+def declared(one: Arm, other: Arm) -> set[str]:
+    """Return the fields in which two arms may differ; the recipe's begin with "recipe.".
+
+    Factors of different levels and what follows from them, exceptions with a reason, and what
+    matching solved for.
+    """
+    names = {
+        name for name in {*one.factors, *other.factors} if _value(one, name) != _value(other, name)
+    }
+    names |= {follower for name in names for follower in FOLLOWS.get(name, ())}
+    names |= {f"recipe.{name}" for name in {*one.exceptions, *other.exceptions}}
+    return names | (set(SOLVED) if one.match or other.match else set())
+
+
+def _value(arm: Arm, name: str) -> Any:
+    """Return what a factor is in an arm, also where the arm leaves it at its default."""
+    if name.startswith("recipe."):
+        return arm.recipe.get(name[7:])
+    return (arm.spec or {}).get(name, arm.factors.get(name))
+
+
+def sentences(arms: list[Arm]) -> list[str]:
+    """Return what a reader of the table must know about the arms besides their factors."""
+    lines = _matching(arms)
+    varied = {name for arm in arms for name in arm.factors}
+    for factor in ("block", "stem"):
+        for field in FOLLOWS[factor] if factor in varied else ():
+            values = {arm.name: (arm.spec or {}).get(field) for arm in arms}
+            if varied.isdisjoint({field, "depth"}) and len(set(map(str, values.values()))) > 1:
+                each = ", ".join(f"{value} in {name}" for name, value in values.items())
+                lines.append(f"{field} follows from {factor}: {each}")
+    for arm in arms:
+        if arm.exceptions:
+            changes = ", ".join(f"{k}={v}" for k, v in arm.exceptions.items())
+            lines.append(f"declared exception: {arm.name} has {changes} ({arm.reason})")
+    return lines
+
+
+def widths(arm: Arm) -> str:
+    """Return "9x18x37" for an arm whose width was solved for, else ""."""
+    return "x".join(map(str, arm.match["widths"])) if arm.match else ""
+
+
+def _matching(arms: list[Arm]) -> list[str]:
+    """Return which widths make the arms' budgets equal, and how equal."""
+    solved = {arm.name: arm.match for arm in arms if arm.match}
+    if not solved:
+        return []
+    any_of = next(iter(solved.values()))
+    each = [
+        f"{arm.name} {widths(arm)} ({100 * arm.match['mismatch']:+.2f} %)"
+        for arm in arms
+        if arm.match
+    ]
+    rounded = [name for name, match in solved.items() if not match["uniform"]]
+    return [
+        f"{any_of['budget']} matched to the baseline's {any_of['target']:,} within "
+        f"{100 * any_of['tolerance']:g} % by the widths of the stages, the stem in proportion: "
+        + ", ".join(each)
+        + (f"; rounded stage by stage: {', '.join(rounded)}" if rounded else "")
+    ]

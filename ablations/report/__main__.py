@@ -1,0 +1,114 @@
+"""Report on a run, finished or not, or compare several runs.
+
+Examples:
+  python -m ablations.report runs/shortcuts                 table, and all files of the report
+  python -m ablations.report runs/shortcuts --margin 0.5    also judge equivalence within 0.5 points
+  python -m ablations.report runs/degradation --baseline plain-56
+  python -m ablations.report runs/A runs/B --out both       runs made elsewhere, side by side
+  python -m ablations.report runs/shortcuts --format latex  only that, on standard output
+
+Written beside the run (or to --out): report.html, table.md, table.csv, table.tex, cells.csv,
+statistics.csv, figures/. Runs on other data are refused; other differences between runs are listed
+in the table.
+Exit status: 0, 1 a bug, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from ablations import cli, environment
+from ablations.errors import UserError
+
+#: Not absl's global flags: several commands must load in one process.
+FLAGS = flags.FlagValues()
+_MARGIN = flags.DEFINE_float(
+    "margin", None, "judge equivalence within so many percentage points", flag_values=FLAGS
+)
+_DETECT = flags.DEFINE_float(
+    "detect",
+    None,
+    "say how many seeds would show a difference of so many percentage points",
+    flag_values=FLAGS,
+)
+_BASELINE = flags.DEFINE_string(
+    "baseline", None, "arm that the others are compared with", flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "terminal",
+    ["terminal", "markdown", "csv", "latex", "html"],
+    "what to print; other than terminal: print only that and write nothing",
+    flag_values=FLAGS,
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "where to write; default: the run's own directory", flag_values=FLAGS
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit status."""
+    from ablations import records, report
+    from ablations.report import html, latex, table
+    from ablations.report.merging import merge
+    from reszoo.errors import unknown
+
+    if not arguments:
+        raise UserError("give the directory of a run, e.g. runs/shortcuts")
+    if _FORMAT.value != "terminal" and _OUT.value is not None:
+        raise UserError(f"--format {_FORMAT.value} prints only: --out does nothing beside it")
+    for name, points in (("margin", _MARGIN.value), ("detect", _DETECT.value)):
+        if points is not None and not math.isfinite(points):
+            raise UserError(f"--{name} takes a positive, finite number of points, not {points}")
+    directory = Path(_OUT.value or arguments[0])
+    if (file := records.obstacle(directory)) is not None and _OUT.value is not None:
+        raise UserError(f"--out {directory}: {file} is a file, not a directory")
+    run = merge([records.load(directory) for directory in arguments])
+    if _BASELINE.value is not None:
+        names = [arm.name for arm in run.arms]
+        if _BASELINE.value not in names:
+            raise UserError(f"--baseline: {unknown('arm', _BASELINE.value, names)}")
+        run = dataclasses.replace(run, grid={**run.grid, "baseline": _BASELINE.value})
+    comparison = report.compare(run, margin=_MARGIN.value, detect=_DETECT.value)
+    printers = {
+        "markdown": lambda: table.markdown(comparison),
+        "csv": lambda: table.table_csv(comparison),
+        "latex": lambda: latex.table(comparison),
+        "html": lambda: html.page(run, comparison),
+    }
+    if _FORMAT.value in printers:
+        print(printers[_FORMAT.value](), end="")
+        return cli.EXIT_OK
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(report.terminal(comparison, width, sys.stdout.isatty()))
+    if len(arguments) > 1 and _OUT.value is None:
+        print("--out DIRECTORY writes the report of several runs")
+        return cli.EXIT_OK
+    try:
+        paths = report.write_files(run, comparison, directory, figures=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    print(f"written to {directory}: {', '.join(str(p.relative_to(directory)) for p in paths)}")
+    return cli.EXIT_OK
+
+
+def console() -> None:
+    """Entry point of the console script."""
+    cli.run(
+        main,
+        doc=__doc__ or "",
+        version=environment.version_line,
+        command="python -m ablations.report",
+        flag_values=FLAGS,
+        positionals=True,
+    )
+
+
+if __name__ == "__main__":
+    console()

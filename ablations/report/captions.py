@@ -1,0 +1,176 @@
+"""The sentences under a comparison table: protocol, machine, data, what differs from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import reszoo
+from ablations.recipes import RECIPES, Recipe, differences, weights_sentence
+from ablations.records import Arm, Run
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def caption(run: Run) -> list[str]:
+    """Return what a reader needs to judge the table: data, recipe, spread, machine."""
+    grid, arms = run.grid, run.arms
+    seeds = ", ".join(map(str, grid["seeds"]))
+    lengths = _each(arms, _length)
+    batches = _each(arms, lambda arm: str(arm.recipe["batch"]))
+    text = [
+        f"Data: {grid['data']['title']}. Recipe: {grid['recipe']} ({lengths}, batch {batches}).",
+        f"Error in % of wrong top-1 predictions, mean ± sample standard deviation over n seeds "
+        f"({seeds}); between seeds the initial values, the order of the images and the "
+        "augmentation vary. Training error: final weights, inference mode, un-augmented training "
+        "images. "
+        + weights_sentence(
+            [arm.recipe["selection"] for arm in arms], grid["data"].get("held_out", 0)
+        ),
+    ]
+    if len(arms) > 1:
+        text.append(
+            f"Δ: difference from {grid['baseline']} in percentage points, paired by seed; the "
+            "statistics are explained below."
+        )
+    text += _budgets(arms)
+    text += _seeds_sought(grid.get("analysis", {}))
+    text += [f"Data note: {note}." for note in grid["data"]["notes"]]
+    platform = grid["platform"]
+    strategy = platform["strategy"]
+    if strategy == "mirrored":
+        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
+    text.append(
+        f"Machine: {platform['device']}, {platform['threads']} thread"
+        f"{'s' if platform['threads'] > 1 else ''} a cell, up to {grid['jobs']} cells side by "
+        f"side, strategy {strategy}{' with XLA' if platform['xla'] else ''}. Images/s: training "
+        "steps only. Wall: whole cell."
+    )
+    groups = _groups(arms, lambda arm: (arm.recipe["replicas"], arm.recipe["bn_batch"]))
+    for (replicas, bn_batch), names in groups.items():
+        if platform["replicas"] == replicas:
+            continue
+        same = (
+            f"BN takes its statistics over groups of {bn_batch} images all the same"
+            if bn_batch
+            else "BN sees larger batches than under the recipe's own protocol"
+        )
+        text.append(
+            f"{_of(names, groups)}The recipe names {replicas} replicas; {platform['replicas']} "
+            f"shared each batch here; {same}."
+        )
+    crops: dict[int, list[str]] = _groups(arms, lambda arm: arm.recipe["test_views"])
+    for views, names in crops.items():
+        if views > 1:
+            text.append(
+                f"{_of(names, crops)}Test error: {views} crops, softmax averaged; training error "
+                "and curves: centre crops."
+            )
+    late = [f"{c.arm}/seed{c.seed}" for c in run.done() if c.results.get("warmup_steps", 0) is None]
+    if late:
+        text.append(f"THE WARM-UP NEVER ENDED in {', '.join(late)}: the rate stayed at its level.")
+    moments: dict[str, list[str]] = _groups(arms, lambda arm: arm.recipe["statistics"])
+    if "population" in moments:
+        text.append(
+            f"{_of(moments['population'], moments)}BN at test time: population statistics (mean of "
+            "per-batch moments over the training images, taken after training). Curves during "
+            "training use moving averages."
+        )
+    return text
+
+
+def _groups(arms: Sequence[Arm], value: Callable[[Arm], Key]) -> dict[Key, list[str]]:
+    """Return each value -> names of the arms that have it."""
+    found: dict[Key, list[str]] = {}
+    for arm in arms:
+        found.setdefault(value(arm), []).append(arm.name)
+    return found
+
+
+def _each(arms: Sequence[Arm], value: Callable[[Arm], str]) -> str:
+    """Return the value that all arms have, or each value with its arms: "64 (A, B), 128 (C)"."""
+    groups = _groups(arms, value)
+    if len(groups) == 1:
+        return next(iter(groups))
+    return ", ".join(f"{text} ({', '.join(names)})" for text, names in groups.items())
+
+
+def _of(names: Sequence[str], groups: dict[Any, list[str]]) -> str:
+    """Return "A, B: " for a sentence that does not hold of all arms, else ""."""
+    return f"{', '.join(names)}: " if len(groups) > 1 else ""
+
+
+def _length(arm: Arm) -> str:
+    epochs = arm.recipe["epochs"]
+    if epochs:
+        return f"{epochs} epoch{'s' * (epochs > 1)}"
+    return f"{arm.recipe['iterations']:,} steps"
+
+
+def _budgets(arms: Sequence[Arm]) -> list[str]:
+    """Return which arm's budget the others were matched to, in grids that match one."""
+    budgets = dict.fromkeys(str(arm.match["budget"]) for arm in arms if arm.match)
+    if not budgets:
+        return []
+    reference = ", ".join(arm.name for arm in arms if not arm.match)
+    whose = f"{reference}'s" if reference else "those of an arm that is not in this table"
+    return [f"Budgets ({', '.join(budgets)}) are matched to {whose}, by the width."]
+
+
+def _seeds_sought(analysis: dict[str, Any]) -> list[str]:
+    """Return how the number of seeds was chosen, where --seeds auto chose it."""
+    if "target" not in analysis:
+        return []
+    text = (
+        f"Number of seeds: --seeds auto, target ± {analysis['target']:g} points of test error, "
+        f"first stage of {len(analysis.get('first_stage', ()))} seeds"
+    )
+    if "decision" not in analysis:
+        return [f"{text}; not decided yet."]
+    return [f"{text}. {analysis['decision']}."]
+
+
+def protocol_differences(run: Run) -> list[str]:
+    """Return what separates the run from the paper's protocol; per arm where arms differ.
+
+    The paper's protocol is what the grid says its numbers are of, or else that of the arm's stem.
+    """
+    grid, found = run.grid, {}
+    images = next((c.record["results"]["train_images"] for c in run.done() if c.record), None)
+    if images is None:
+        return []
+    for arm in run.arms:
+        imagenet = (arm.spec or {}).get("stem", "imagenet") == "imagenet"
+        name = grid["paper"].get("recipe") or ("paper-imagenet" if imagenet else "paper-cifar")
+        found[arm.name] = differences(
+            Recipe.from_dict(arm.recipe), RECIPES[name], grid["data"]["name"],
+            grid["platform"]["replicas"], images, grid["data"].get("held_out", 0),
+        )  # fmt: skip
+    common = [line for line in found[run.arms[0].name] if all(line in x for x in found.values())]
+    some: dict[str, list[str]] = {}  # line -> arms
+    for arm_name, lines in found.items():
+        for line in lines:
+            if line not in common:
+                some.setdefault(line, []).append(arm_name)
+    special = [f"{', '.join(names)}: {line}" for line, names in some.items()]
+    widths = {(arm.spec or {}).get("stem_width") for arm in run.arms}
+    if network := grid["paper"].get("network"):
+        if set(_groups(run.arms, _network)) != {network}:
+            common.append(f"networks: {_each(run.arms, _network)} (the paper's number: {network})")
+    elif len(widths) == 1 and (width := widths.pop()) not in (16, 64, None):
+        common.append(f"networks of width {width} (the paper: 16 for CIFAR, 64 for ImageNet)")
+    return common + special
+
+
+def _network(arm: Arm) -> str:
+    """Return an arm's network: the catalogue's name, and where it is not that its size."""
+    if not arm.spec:
+        return arm.network
+    named = reszoo.spec(arm.network)
+    layers = reszoo.complexity(named).weighted_layers
+    changes = []
+    if arm.weighted_layers != layers:
+        changes.append(f"of {arm.weighted_layers} layers")
+    if (width := arm.spec.get("stem_width")) != named.stem_width:
+        changes.append(f"of width {width}")
+    return " ".join([arm.network, " and ".join(changes)]).strip()

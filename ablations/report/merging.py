@@ -1,0 +1,105 @@
+"""Several run directories as one: comparisons across runs made elsewhere or earlier."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ablations.errors import UserError
+from ablations.records import Arm, Cell, Run
+
+#: What of two arms must be equal for their cells to be replicates of one arm.
+_SAME = ("network", "spec", "recipe", "factors", "exceptions")
+
+
+def merge(runs: Sequence[Run]) -> Run:
+    """Return one run that holds the arms and cells of all.
+
+    Arms that are the same network under the same recipe, with different seeds, become one arm with
+    more seeds; other arms of one name get their run's name before theirs; runs whose directories
+    have one name are numbered in front of it. The first run gives the baseline. The paper's numbers
+    stay where all runs have the same. What differs between the runs (versions, device, threads,
+    code, protocol) is found by the audit of the merged run.
+
+    Args:
+        runs: one or more, as read.
+
+    Raises:
+        UserError: the runs are not on the same data, so errors cannot be compared; or one run is
+            given twice, under whatever path.
+    """
+    first = runs[0]
+    places = [run.directory.resolve() for run in runs]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"the run {place} is named twice")
+    if len(runs) == 1:
+        return first
+    for run in runs[1:]:
+        mine, theirs = first.grid["data"], run.grid["data"]
+        if mine["digest"] != theirs["digest"]:
+            raise UserError(
+                f"{first.directory} and {run.directory} have other data ({mine['title']}; "
+                f"{theirs['title']}; digests differ): their errors cannot be compared"
+            )
+    names = [run.directory.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{index}-{name}" for index, name in enumerate(names, start=1)]
+    groups: list[tuple[str, Arm, list[Cell]]] = []  # name of the first run, arm, cells
+    for run, name in zip(runs, names, strict=True):
+        for arm in run.arms:
+            mine_cells = [cell for cell in run.cells if cell.arm == arm.name]
+            seeds_here = {cell.seed for cell in mine_cells}
+            for _, known, cells in groups:
+                if _same(known, arm) and not seeds_here & {cell.seed for cell in cells}:
+                    cells += mine_cells
+                    break
+            else:
+                groups.append((name, arm, mine_cells))
+    clashes = Counter(arm.name for _, arm, _ in groups)
+    arms: list[Arm] = []
+    every: list[Cell] = []
+    for name, arm, cells in groups:
+        label = arm.name if clashes[arm.name] == 1 else f"{name}:{arm.name}"
+        arms.append(dataclasses.replace(arm, name=label))
+        every += [dataclasses.replace(c, arm=label, recorded_arm=c.arm) for c in cells]
+    baseline = first.grid["baseline"]
+    if baseline not in [arm.name for arm in arms]:
+        baseline = f"{names[0]}:{baseline}"
+    seeds = sorted({cell.seed for cell in every})
+    grid: dict[str, Any] = {
+        **first.grid,
+        "title": " and ".join(dict.fromkeys(run.grid["title"] for run in runs))
+        + f" ({', '.join(names)})",
+        "baseline": baseline,
+        "unmatched": list(
+            dict.fromkeys(line for run in runs for line in run.grid.get("unmatched", ()))
+        ),
+        "analysis": _analysis(runs),
+        "seeds": seeds,
+    }
+    if any(run.grid["paper"] != first.grid["paper"] for run in runs):
+        # One footnote cannot hold two protocols; each run's own report has its numbers.
+        grid["paper"] = {}
+        arms = [dataclasses.replace(arm, paper=None) for arm in arms]
+    order = {seed: position for position, seed in enumerate(seeds)}
+    every.sort(key=lambda cell: order[cell.seed])
+    return Run(first.directory, grid, arms, every)
+
+
+def _analysis(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what all runs were asked for alike; Stein's first stage is one run's own."""
+    first = dict(runs[0].grid.get("analysis", {}))
+    return {
+        key: value
+        for key, value in first.items()
+        if all(run.grid.get("analysis", {}).get(key) == value for run in runs)
+    }
+
+
+def _same(one: Arm, other: Arm) -> bool:
+    return one.name == other.name and all(
+        getattr(one, field) == getattr(other, field) for field in _SAME
+    )

@@ -1,0 +1,1 @@
+"""What the HTML page is made of: safe markup, curves, style and script."""

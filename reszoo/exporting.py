@@ -1,0 +1,227 @@
+"""Models for other programs: SavedModel, ONNX, torch state dicts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from reszoo.catalog import VGG
+from reszoo.errors import SpecError, unknown
+from reszoo.layers import deep_graph
+from reszoo.plans import Plan, plan
+
+_FORMATS = {"saved_model": "tf_saved_model", "onnx": "onnx"}
+_TOLERANCE = 1e-4
+
+
+class ExportError(RuntimeError):
+    """An export that failed, or whose outputs are not the model's. The message is one line."""
+
+
+def export(
+    model: keras.Model,
+    path: str | Path,
+    format: str = "saved_model",
+    *,
+    fold: bool = True,
+) -> Path:
+    """Write a model for other programs, run what was written, and compare.
+
+    Exported in float32 (a mixed-precision model is rebuilt, its weights copied), for batches of
+    any size, with its preprocessing if that is in the graph. The largest difference from the
+    Keras model is printed on stderr.
+
+    Args:
+        model: built by reszoo, or another functional Keras model of one input, on the TensorFlow
+            backend.
+        path: directory of the SavedModel, or the `.onnx` file.
+        format: "saved_model" or "onnx" (needs the extra: ``pip install reszoo[onnx]``).
+        fold: fold batch normalisation first (see `reszoo.fold_batch_norm`).
+
+    Returns:
+        `path`.
+
+    Raises:
+        SpecError: an unknown format, or a model that is not functional or has several inputs.
+        ExportError: a package is missing, Keras' exporter fails, or outputs differ by more than
+            1e-4 of the largest; the file is there then.
+    """
+    if not isinstance(format, str) or format not in _FORMATS:
+        raise SpecError(unknown("export format", format, _FORMATS))
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"export works on Keras' tensorflow backend, not {keras.backend.backend()}"
+        )
+    if len(getattr(model, "inputs", None) or ()) != 1:
+        raise SpecError(f"export takes a functional Keras model of one input, not {model!r}")
+    target = Path(path)
+    if format == "onnx":
+        for package in ("tf2onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise ExportError(f'ONNX needs {package}: pip install "reszoo[onnx]"')
+        if target.suffix != ".onnx":
+            raise SpecError(f"an ONNX file ends in .onnx, not {target.name!r}")
+    from reszoo.folding import fold_batch_norm
+
+    plain = _in_float32(model)
+    written = fold_batch_norm(plain) if fold else plain
+    images = _example(plain)
+    expected = _list(plain(images, training=False))
+    written(images, training=False)  # Keras exports to ONNX only what was called
+    _make_parent(target)
+    with deep_graph(len(model.layers)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras' patch of tf2onnx for NumPy 2
+        try:
+            written.export(str(target), format=_FORMATS[format], verbose=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"Keras' {format} exporter failed on {target}: {reason}") from error
+    found = _run_onnx(target, images) if format == "onnx" else _run_saved_model(target, images)
+    if len(found) != len(expected):
+        raise ExportError(f"{target} has {len(found)} outputs, the model {len(expected)}")
+    worst = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
+    print(
+        f"{target}: largest difference from the Keras model {worst:.1e} of the largest output",
+        file=sys.stderr,
+    )
+    if not worst <= _TOLERANCE:
+        raise ExportError(f"{target} differs from the model by {worst:.1e}, more than {_TOLERANCE}")
+    return target
+
+
+def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str, np.ndarray]:
+    """Return a model's weights as a torch state dict with timm's names, and write it.
+
+    The names and shapes are those of timm's and torchvision's networks of the same architecture,
+    which load it with ``strict=True``. A state dict does not hold the architecture: what
+    differs from the catalogue's network must be given to `build` again, and so must
+    ``stride_placement="1x1"`` (the paper's ResNet-50), since torch's files have it in the 3x3.
+
+    Args:
+        model: built by reszoo with its classifier or pooled features, not folded.
+        path: None, a `.safetensors` file, or a `.pth` file (needs torch). `build` reads both back.
+
+    Returns:
+        name -> array in torch's layout; batch normalisation has `num_batches_tracked` 0.
+
+    Raises:
+        SpecError: the model is folded, incomplete or not reszoo's; timm has no names for one of
+            its layers; or the path has another suffix.
+        ExportError: a `.pth` file without torch, or no directory can be made for the file.
+    """
+    from reszoo.weights import conversion, grammars
+
+    description = _plan_of(model)
+    layers = {layer.name: layer for layer in model.layers}
+    state: dict[str, np.ndarray] = {}
+    for tensor in grammars.tensors(description, grammars.exported(description)):
+        if tensor.layer not in layers:
+            raise SpecError(f"{model.name} ends before its {tensor.layer}: export a whole network")
+        variable = getattr(layers[tensor.layer], tensor.variable)
+        value = np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
+        state[tensor.name] = conversion.exported(value, tensor, description)
+        if tensor.variable == "moving_variance":
+            module = tensor.name.rpartition(".")[0]
+            state[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
+    if path is not None:
+        _write_torch(state, Path(path))
+    return state
+
+
+def _plan_of(model: keras.Model) -> Plan:
+    """Return the plan that a model was built from."""
+    spec, overrides = getattr(model, "spec", None), {}
+    if spec is None and model.name in VGG and not isinstance(model.input, list):
+        shape = tuple(model.input.shape[1:])
+        if model.get_layer("stage1_conv1").data_format == "channels_first":
+            shape = (*shape[1:], shape[0])
+        spec, overrides = model.name, {"input_shape": shape}
+    if spec is None or getattr(model, "meta", {}).get("folded") or getattr(model, "folded", False):
+        raise SpecError(f"{model.name}: only an unfolded model built by reszoo has torch's names")
+    dense = next((layer for layer in model.layers if layer.name == "head_dense"), None)
+    return plan(spec, classes=dense.units if dense is not None else 0, **overrides)
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"no directory can be made for {path}: {error.strerror}") from None
+
+
+def _write_torch(state: dict[str, np.ndarray], path: Path) -> None:
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise SpecError(f"torch's weights end in .safetensors or .pth, not {path.name!r}")
+    if path.is_dir():
+        raise SpecError(f"{path} is a directory; give the path of a file")
+    _make_parent(path)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(state, path, metadata={"format": "pt"})
+    else:
+        try:
+            import torch
+        except ImportError:
+            raise ExportError(f"{path.name} needs torch; write a .safetensors file") from None
+        torch.save({name: torch.from_numpy(value.copy()) for name, value in state.items()}, path)
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    if all(layer.dtype_policy.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def rewritten(value: Any) -> Any:
+        if isinstance(value, dict):
+            if value.get("class_name") == "DTypePolicy":
+                return {**value, "config": {"name": "float32"}}
+            return {key: rewritten(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(rewritten(item) for item in value)
+        return "float32" if value in ("float16", "bfloat16", "float64") else value
+
+    plain = type(model).from_config(rewritten(model.get_config()))
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def _example(model: keras.Model) -> np.ndarray:
+    shape = model.inputs[0].shape[1:]
+    size = [64 if n is None else n for n in shape]
+    random = np.random.default_rng(0)
+    if getattr(model, "meta", {}).get("in_graph"):
+        return random.integers(0, 256, (2, *size)).astype(np.float32)
+    return random.standard_normal((2, *size)).astype(np.float32)
+
+
+def _run_saved_model(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # kept: its variables live as long as it does
+    return _list(loaded.serve(tf.constant(images)))
+
+
+def _run_onnx(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [np.asarray(x) for x in session.run(None, {session.get_inputs()[0].name: images})]
+
+
+def _list(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    items = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [np.asarray(keras.ops.convert_to_numpy(item)) for item in items]
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.max(np.abs(found - expected)) / max(np.max(np.abs(expected)), 1e-30))

@@ -1,0 +1,1 @@
+"""Published weights: their index, safe readers, name grammars and conversion."""

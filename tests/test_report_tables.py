@@ -1,0 +1,194 @@
+"""Tables of tests, statistics.csv, and what captions say where arms or protocols differ."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_run import compared, made_up
+from scipy import stats
+
+from ablations import grids
+from ablations.errors import UserError
+from ablations.recipes import recipe
+from ablations.records import Run
+from ablations.report import captions, html, latex, table, terminal
+from ablations.report.tidy import statistics_csv
+
+ERRORS = {
+    "base": [10.0, 10.4, 9.8, 10.1, 10.2],
+    "worse": [15.1, 15.2, 14.8, 15.3, 15.0],
+    "noise": [10.9, 9.2, 10.6, 9.0, 10.8],
+    "other": [9.0, 9.9, 9.6, 9.1, 9.4],
+}
+FACTORS = {arm: {"a": i // 2, "b": i % 2} for i, arm in enumerate(ERRORS)}
+
+
+def tidy(run: Run, **options: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(statistics_csv(compared(run, **options)))))
+
+
+def changed(run: Run, arm: str, **fields: Any) -> Run:
+    arms = [dataclasses.replace(a, **fields) if a.name == arm else a for a in run.arms]
+    return dataclasses.replace(run, arms=arms)
+
+
+def test_every_form_has_the_statistics_of_the_training_error(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    comparison = compared(run)
+    for text in (
+        table.markdown(comparison), terminal(comparison, 160), terminal(comparison, 60),
+        html.page(run, comparison), latex.document(comparison),
+    ):  # fmt: skip
+        assert text.count("Statistics of the training error") == 1
+    assert "Two families of tests" in table.markdown(comparison)
+    head, rows = table.statistics(comparison, "train")
+    for row in rows:
+        found = stats.ttest_rel(ERRORS[row[0]], ERRORS["base"])  # half of both: the same p
+        shown = row[head.index("p")]
+        assert shown == ("< 0.001" if found.pvalue < 0.001 else f"{found.pvalue:.3f}")
+
+
+def test_table_csv_has_the_training_error_s_p(tmp_path: Path) -> None:
+    text = table.table_csv(compared(made_up(tmp_path, ERRORS)))
+    for row in csv.DictReader(io.StringIO(text)):
+        if row["arm"] == "base":
+            assert row["train_p"] == row["train_holm_p"] == ""
+        else:
+            expected = stats.ttest_rel(ERRORS[row["arm"]], ERRORS["base"]).pvalue
+            assert float(row["train_p"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_statistics_csv_agrees_with_scipy(tmp_path: Path) -> None:
+    rows = tidy(made_up(tmp_path, ERRORS, factors=FACTORS), margin=1.0, detect=0.5)
+    paired = [row for row in rows if row["kind"] == "paired"]
+    assert {(row["error"], row["arm"]) for row in paired} == {
+        (error, arm) for error in ("train", "test") for arm in list(ERRORS)[1:]
+    }
+    for row in paired:
+        scale = 0.5 if row["error"] == "train" else 1.0
+        difference = scale * np.subtract(ERRORS[row["arm"]], ERRORS["base"])
+        assert float(row["p"]) == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+        assert float(row["std"]) == pytest.approx(difference.std(ddof=1))
+        tost = max(
+            stats.ttest_1samp(difference, 1.0, alternative="less").pvalue,
+            stats.ttest_1samp(difference, -1.0, alternative="greater").pvalue,
+        )
+        assert float(row["tost_p"]) == pytest.approx(tost)
+        assert int(row["seeds_needed_holm"]) >= int(row["seeds_needed"]) >= 3
+    assert sum(row["kind"] == "block" for row in rows) == len(paired)
+    effects = {row["factor"]: row for row in rows if row["kind"] == "effect"}
+    assert list(effects) == ["a", "b", "a x b"]
+    deviations = [float(r["mean"]) for r in rows if r["kind"] == "deviation" and r["factor"] == "a"]
+    assert sum(deviations) == pytest.approx(0, abs=1e-9)
+    contrast = next(row for row in rows if row["kind"] == "contrast")
+    signs = {"base": 1, "worse": -1, "noise": -1, "other": 1}
+    expected = stats.ttest_1samp(sum(s * np.array(ERRORS[arm]) for arm, s in signs.items()), 0)
+    assert float(contrast["p"]) == pytest.approx(expected.pvalue)
+
+
+def test_one_seed_has_mcnemar_s_rows_and_its_warning_once(tmp_path: Path) -> None:
+    run = made_up(tmp_path, {arm: errors[:1] for arm, errors in ERRORS.items()})
+    rows = [row for row in tidy(run) if row["kind"] == "mcnemar"]
+    assert [row["arm"] for row in rows] == list(ERRORS)[1:]
+    assert {row["images"] for row in rows} == {"50"}
+    text = table.markdown(compared(run))
+    assert text.count("One seed: the variance between seeds is unknown") == 1
+    assert "Statistics of the training error" not in text
+
+
+def test_the_reference_of_budgets_is_not_called_baseline(tmp_path: Path) -> None:
+    match = {"budget": "macs", "widths": [8, 16, 32], "mismatch": -0.01}
+    run = made_up(tmp_path, ERRORS)
+    for arm in ("base", "noise", "other"):
+        run = changed(run, arm, match=match)
+    comparison = compared(run)  # against base, whose budget was matched to that of "worse"
+    text = table.markdown(comparison)
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    budget = rows[0].index("budget")
+    cells = {row[0].removeprefix("| "): row[budget] for row in rows[2:6]}
+    assert cells["worse"] == "reference"
+    assert cells["base"].startswith("macs −1.00 %")
+    assert "matched to worse's" in text
+    assert "−1.00 %, widths 8x16x32 from worse's" in unescape(html.page(run, comparison))
+    assert "matched to" not in table.markdown(compared(made_up(tmp_path, ERRORS)))
+
+
+def test_captions_name_the_arms_that_differ(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    quick = recipe("quick").to_dict()
+    run = changed(
+        run, "noise", recipe={**quick, "batch": 64, "statistics": "population", "test_views": 10}
+    )
+    text = " ".join(captions.caption(run))
+    assert "batch 128 (base, worse, other), 64 (noise)" in text
+    assert "noise: BN at test time: population statistics" in text
+    assert "noise: Test error: 10 crops" in text
+    same = " ".join(captions.caption(made_up(tmp_path, ERRORS)))
+    assert "batch 128)." in same
+
+
+def test_sought_seeds_are_explained(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS, factors=FACTORS)
+    decision = "Stein's rule: 40 seeds; --max_seeds 5 stops there"
+    stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4]}
+    run.grid["analysis"] = {**stage, "decision": decision}
+    text = table.markdown(compared(run))
+    assert "target ± 0.5 points" in text
+    assert decision in text
+    assert "Main effects and interaction (test error; not adjusted for Stein's rule)" in text
+    run.grid["analysis"] = stage
+    assert "not decided yet" in table.markdown(compared(run))
+
+
+def test_a_title_stays_on_one_line(tmp_path: Path) -> None:
+    comparison = compared(made_up(tmp_path, ERRORS, title="Two\nlines"))
+    assert table.markdown(comparison).startswith("# Two lines\n")
+    assert terminal(comparison, 100).startswith("Two lines\n")
+
+
+# What the paper's numbers are of
+
+
+def test_differences_are_from_what_the_numbers_are_of(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS, paper={"base": 25.0})
+    assert any("instead of CIFAR-10" in line for line in captions.protocol_differences(run))
+    run.grid["paper"] |= {"recipe": "paper-imagenet", "network": "resnet34"}
+    narrow = {**(run.arms[0].spec or {}), "stem_width": 8}
+    for arm in ERRORS:
+        run = changed(run, arm, spec=narrow)
+    lines = captions.protocol_differences(run)
+    assert any("instead of ImageNet" in line for line in lines)
+    assert any("600,000 of 256" in line for line in lines)
+    assert "networks: resnet20 of width 8 (the paper's number: resnet34)" in lines
+    run.grid["paper"]["network"] = "resnet20"
+    for arm in ERRORS:
+        run = changed(run, arm, spec={**narrow, "stem_width": 16})
+    assert not any(line.startswith("networks") for line in captions.protocol_differences(run))
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_table_3_is_of_imagenet(preset: str) -> None:
+    paper = grids.load("shortcuts", preset).paper
+    assert (paper["recipe"], paper["network"]) == ("paper-imagenet", "resnet34")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [("recipe: quick", "recipe"), ("network: resnet35", "resnet34"), ("recip: x", "recipe")],
+)
+def test_unknown_papers_are_refused(tmp_path: Path, line: str, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "factors: {shortcut: [A, B]}\n"
+        "presets: {quick: {network: resnet20, recipe: quick, dataset: fashion}}\n"
+        f"paper:\n  metric: m\n  protocol: p\n  n: 1\n  source: s\n  {line}\n  values: {{A: 1}}\n"
+    )
+    with pytest.raises(UserError, match=text):
+        grids.load(str(path))
