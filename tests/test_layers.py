@@ -11,13 +11,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
 from conftest import ROOT
-from torch.nn import functional
 
 from reszoo.layers import capabilities, convolution
 from reszoo.layers.convolution import Conv2D
 from reszoo.layers.pooling import BlurPool2D, MaxPool2D
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[parity]'")
+functional = torch.nn.functional
 
 FORMATS = ("channels_last", "channels_first")
 

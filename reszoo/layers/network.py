@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 
 from reszoo.errors import SpecError, unknown
 from reszoo.preprocessing import Preprocessing, labels
@@ -191,6 +192,8 @@ class ResNet(keras.Model):
 
     @preprocessing.setter
     def preprocessing(self, value: Preprocessing | None) -> None:
+        if value is not None and not isinstance(value, Preprocessing):
+            raise SpecError(f"preprocessing takes a reszoo.Preprocessing or None, not {value!r}")
         old = self.preprocessing
         if self._meta.get("in_graph") and (
             value is None or old is None or value.affine != old.affine
@@ -255,7 +258,10 @@ class ResNet(keras.Model):
             listed = isinstance(images, list | tuple)
             wanted = single or listed if resize is None else resize
             batch = known.resize(images) if wanted else images
-            batch = keras.ops.cast(keras.ops.convert_to_tensor(batch), "float32")
+            if listed or hasattr(batch, "__array_interface__"):
+                batch = np.asarray(batch, np.float32)
+            else:
+                batch = keras.ops.cast(batch, "float32")
             if len(batch.shape) not in (3, 4) or batch.shape[-1] != len(known.mean):
                 raise SpecError(
                     f"images have the shape (N, H, W, {len(known.mean)}), not {tuple(batch.shape)}"
