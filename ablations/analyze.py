@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         run,
         name,
         only=_ONLY.value,
-        seeds=_numbers(_SEEDS.value),
+        seeds=cli.numbers("seeds", _SEEDS.value),
         data_dir=_DATA_DIR.value,
         image_size=_IMAGE_SIZE.value,
         skip_corrupt=_SKIP_CORRUPT.value,
@@ -103,17 +103,6 @@ def _figures(run: Run) -> int:
         print(f"left out: {name}: {reason}")
     print(f"written to {directory}: {', '.join(path.name for path in paths) or 'nothing'}")
     return cli.EXIT_OK
-
-
-def _numbers(texts: list[str] | None) -> list[int] | None:
-    if texts is None:
-        return None
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        raise UserError(
-            f"--seeds takes numbers separated by commas, not {','.join(texts)!r}"
-        ) from None
 
 
 def console() -> None:

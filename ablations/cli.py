@@ -201,6 +201,22 @@ def _closed_streams() -> list[int]:
     return [descriptor for descriptor, _ in poll.poll(0)]
 
 
+def numbers(flag: str, texts: list[str] | None) -> list[int] | None:
+    """Return the values of a list flag as integers, or None where it was not given.
+
+    Raises:
+        UserError: one of them is no integer.
+    """
+    if texts is None:
+        return None
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise UserError(
+            f"--{flag} takes numbers separated by commas, not {','.join(texts)!r}"
+        ) from None
+
+
 def run(
     main: Callable[..., int | None],
     *,

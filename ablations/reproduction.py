@@ -163,8 +163,11 @@ def _attempts(cell: Cell) -> set[str]:
     }
 
 
-def finished(planned: Plan) -> int:
-    """Return how many cells of a plan are done already."""
+def finished(planned: Plan, run: Run | None = None) -> int:
+    """Return how many cells of a plan are done: in a run as read, or else on disk now."""
+    if run is not None:
+        done = {(cell.arm, cell.seed) for cell in run.done()}
+        return sum((cell.arm, cell.seed) in done for cell in planned.cells)
     return sum(
         records.load_cell(planned.directory, cell.arm, cell.seed).state == "done"
         for cell in planned.cells

@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from ablations import cli, environment
+from ablations import cli, environment, shared_flags
 
 #: Not absl's global flags: several commands must load in one process.
 FLAGS = flags.FlagValues()
@@ -106,20 +106,11 @@ _TARGET = flags.DEFINE_float(
 _MAX_SEEDS = flags.DEFINE_integer(
     "max_seeds", None, "--seeds auto: stop there, and say so; default: 30", flag_values=FLAGS
 )
-_MARGIN = flags.DEFINE_float(
-    "margin", None, "judge equivalence within so many percentage points", flag_values=FLAGS
-)
-_DETECT = flags.DEFINE_float(
-    "detect",
-    None,
-    "say how many seeds would show a difference of so many percentage points",
-    flag_values=FLAGS,
-)
+_MARGIN = shared_flags.margin(FLAGS)
+_DETECT = shared_flags.detect(FLAGS)
 _SEED_LIST = flags.DEFINE_list("seed_list", None, "seeds by number, e.g. 3,4,5", flag_values=FLAGS)
 _ONLY = flags.DEFINE_list("only", None, "train only these arms, e.g. A,B", flag_values=FLAGS)
-_BASELINE = flags.DEFINE_string(
-    "baseline", None, "arm that the others are compared with", flag_values=FLAGS
-)
+_BASELINE = shared_flags.baseline(FLAGS)
 _EPOCHS = flags.DEFINE_integer("epochs", None, "passes over the training images", flag_values=FLAGS)
 _JOBS = flags.DEFINE_integer(
     "jobs", None, "cells side by side; default: by cores and memory", flag_values=FLAGS
@@ -262,14 +253,19 @@ def _train() -> int:
         raise cli.UserError("give --seeds auto or --seed_list, not both")
 
     def make(seeds: int | None, analysis: dict[str, Any] | None = None) -> Any:
-        return plan(seeds=seeds, seed_list=_numbers(_SEED_LIST.value), analysis=analysis, **options)
+        return plan(
+            seeds=seeds,
+            seed_list=cli.numbers("seed_list", _SEED_LIST.value),
+            analysis=analysis,
+            **options,
+        )
 
     def execute(planned: Any) -> Any:
         return runner.execute(planned, True, _RETRY.value, _HUNG.value)
 
     if automatic:
         stage = sequential.first_stage(_TARGET.value, most)
-        planned = make(stage)
+        planned = make(stage, sequential.settings(_TARGET.value or 0.0))
         sequential.check(planned, _ONLY.value)
     else:
         planned = make(_count(_SEEDS.value))
@@ -278,7 +274,7 @@ def _train() -> int:
         return cli.EXIT_OK
     if automatic and _TARGET.value is not None:
         run = sequential.run_stages(
-            make, execute, _TARGET.value, most, lambda text: print(text, file=sys.stderr)
+            planned, make, execute, _TARGET.value, most, lambda text: print(text, file=sys.stderr)
         )
     else:
         run = execute(planned)
@@ -332,7 +328,7 @@ def _reproduce(directory: str) -> int:
     found = reproduction.finished(planned)
     new = runner.execute(planned, True, _RETRY.value, _HUNG.value)
     reproduction.refuse_copies(old, new)
-    trained = reproduction.finished(planned) - found
+    trained = reproduction.finished(planned, new) - found
     print(f"{trained} cells trained now, {found} found finished")
     equal, lines = reproduction.compare(old, new)
     print("\n".join(lines))
@@ -351,17 +347,6 @@ def _count(text: str | None) -> int | None:
 
 def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns
-
-
-def _numbers(texts: list[str] | None) -> list[int] | None:
-    if texts is None:
-        return None
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        raise cli.UserError(
-            f"--seed_list takes numbers separated by commas, not {','.join(texts)!r}"
-        ) from None
 
 
 def _dry_run(planned: Any) -> str:

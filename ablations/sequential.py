@@ -51,7 +51,12 @@ def first_stage(target: float | None, most: int) -> int:
     return inference.FIRST_STAGE
 
 
-def check(planned: Plan, only: list[str] | None) -> None:
+def settings(target: float) -> dict[str, Any]:
+    """Return what grid.json keeps of the first stage, before the decision."""
+    return {"target": target, "first_stage": list(range(inference.FIRST_STAGE))}
+
+
+def check(planned: Plan | Run, only: list[str] | None) -> None:
     """Refuse, before anything is trained, what the rule cannot decide about.
 
     Raises:
@@ -82,19 +87,14 @@ def decide(run: Run, target: float, most: int) -> Decision:
     Raises:
         UserError: the first stage is not complete, or there is one arm only.
     """
+    check(run, None)
+    if missing := unfinished(run):
+        raise UserError(_incomplete(missing))
     stage = range(inference.FIRST_STAGE)
     by_arm = {
         arm.name: {c.seed: c.results["test_error"] for c in run.done(arm.name) if c.seed in stage}
         for arm in run.arms
     }
-    if len(by_arm) < 2:
-        raise UserError("--seeds auto needs at least two arms: its target is about differences")
-    short = [arm for arm, cells in by_arm.items() if len(cells) < inference.FIRST_STAGE]
-    if short:
-        raise UserError(
-            f"--seeds auto: the first stage of {inference.FIRST_STAGE} seeds is not complete for "
-            f"{', '.join(short)}"
-        )
     baseline = by_arm.pop(run.grid["baseline"])
     differences = {arm: [cells[s] - baseline[s] for s in stage] for arm, cells in by_arm.items()}
     plan = inference.stein_seeds(differences, target)
@@ -109,7 +109,15 @@ def decide(run: Run, target: float, most: int) -> Decision:
     return Decision(plan.total, seeds, text)
 
 
+def _incomplete(missing: list[str]) -> str:
+    return (
+        f"--seeds auto: no decision, the first stage of {inference.FIRST_STAGE} seeds lacks "
+        f"{', '.join(missing)}"
+    )
+
+
 def run_stages(
+    first: Plan,
     make: Callable[[int, dict[str, Any]], Plan],
     execute: Callable[[Plan], Run],
     target: float,
@@ -119,6 +127,7 @@ def run_stages(
     """Train the first stage, decide, and train the rest.
 
     Args:
+        first: the plan of the first stage, with `settings` among its analysis fields.
         make: (number of seeds, analysis fields for grid.json) -> plan.
         execute: trains a plan.
         target: half-width, percentage points.
@@ -128,17 +137,10 @@ def run_stages(
     Returns:
         The run; after the first stage alone, where cells of it failed.
     """
-    stage = first_stage(target, most)
-    settings: dict[str, Any] = {"target": target, "first_stage": list(range(stage))}
-    run = execute(make(stage, settings))
-    missing = unfinished(run)
-    if missing:
-        say(
-            f"--seeds auto: no decision, the first stage of {stage} seeds lacks "
-            f"{', '.join(missing)}"
-        )
+    run = execute(first)
+    if missing := unfinished(run):
+        say(_incomplete(missing))
         return run
     decision = decide(run, target, most)
     say(decision.text)
-    settings["decision"] = decision.text
-    return execute(make(decision.seeds, settings))
+    return execute(make(decision.seeds, {**settings(target), "decision": decision.text}))

@@ -68,8 +68,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             result.spec = getattr(model, "spec", None)
             result.folded = True
             adopt_policy(result)
+    originals = {layer.name: layer for layer in model.layers}
     for layer in result.layers:
-        old = model.get_layer(layer.name) if _has(model, layer.name) else None
+        old = originals.get(layer.name)
         if old is None or not layer.variables:
             continue
         if layer.name in pairs:
@@ -85,13 +86,10 @@ def _single(tensors: list[Any]) -> Any:
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def _has(model: keras.Model, name: str) -> bool:
-    return any(layer.name == name for layer in model.layers)
-
-
 def _pairs(model: keras.Model) -> Mapping[str, keras.layers.BatchNormalization]:
     """Return convolution's name -> the norm that is its only reader."""
     outputs = {id(tensor) for tensor in model.outputs}
+    names = {layer.name for layer in model.layers}
     found = {}
     for layer in model.layers:
         if not isinstance(layer, keras.layers.Conv2D) or len(layer._inbound_nodes) != 1:
@@ -106,7 +104,7 @@ def _pairs(model: keras.Model) -> Mapping[str, keras.layers.BatchNormalization]:
             and readers[0].axis in (-1, 3, 1)
             and (readers[0].axis == 1) == (layer.data_format == "channels_first")
             and id(layer.output) not in outputs
-            and _has(model, readers[0].name)
+            and readers[0].name in names
         ):
             found[layer.name] = readers[0]
     return found

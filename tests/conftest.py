@@ -67,3 +67,29 @@ def tiny_run(tiny_grid: Path, images: Path, tmp_path_factory: pytest.TempPathFac
     run = run_grid(str(tiny_grid), data_dir=images, seeds=2, epochs=8, out=out)
     assert [cell.problem for cell in run.cells if cell.state != "done"] == []
     return out
+
+
+@pytest.fixture
+def fresh_notices() -> None:
+    """Let every notice about weights be shown again: each is shown once a process."""
+    from reszoo.weights import loading
+
+    loading._said.clear()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Return a small network that no initial value is left of, with logits."""
+    from small_networks import randomized, tiny
+
+    return randomized(tiny(seed=1, classifier_activation=None))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of its weights under torch's names."""
+    import reszoo
+
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    reszoo.export_torch(trained, path)
+    return path

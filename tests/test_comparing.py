@@ -215,7 +215,14 @@ def test_a_failed_first_stage_loses_no_table(tmp_path: Path) -> None:
         trained.append(planned)
         return partial
 
-    found = sequential.run_stages(make, execute, 0.5, 30, said.append)
+    found = sequential.run_stages(
+        make(sequential.first_stage(0.5, 30), sequential.settings(0.5)),
+        make,
+        execute,
+        0.5,
+        30,
+        said.append,
+    )
     assert found is partial and [p.seeds for p in trained] == [5]
     assert len(said) == 1 and said[0].endswith("lacks arm/seed4")
 

@@ -27,26 +27,10 @@ from small_networks import (
 
 import reszoo
 from reszoo.errors import SpecError
-from reszoo.weights import loading
 from reszoo.weights.loading import WeightsNotice
 from reszoo.weights.readers import WeightFileError, open_weights
 
-
-@pytest.fixture(autouse=True)
-def fresh_notices():
-    loading._said.clear()
-
-
-@pytest.fixture(scope="module")
-def trained() -> keras.Model:
-    return randomized(tiny(seed=1, classifier_activation=None))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    reszoo.export_torch(trained, path)
-    return path
+pytestmark = pytest.mark.usefixtures("fresh_notices")
 
 
 @pytest.fixture

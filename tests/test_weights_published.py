@@ -33,22 +33,7 @@ from reszoo.weights import index, loading
 from reszoo.weights.index import Entry, WeightsError
 from reszoo.weights.loading import WeightsNotice
 
-
-@pytest.fixture(autouse=True)
-def fresh_notices():
-    loading._said.clear()
-
-
-@pytest.fixture(scope="module")
-def trained() -> keras.Model:
-    return randomized(tiny(seed=1, classifier_activation=None))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    reszoo.export_torch(trained, path)
-    return path
+pytestmark = pytest.mark.usefixtures("fresh_notices")
 
 
 # Arguments that contradict the weights, and those that may differ

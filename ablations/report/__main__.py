@@ -23,23 +23,14 @@ from pathlib import Path
 
 from absl import flags
 
-from ablations import cli, environment
+from ablations import cli, environment, shared_flags
 from ablations.errors import UserError
 
 #: Not absl's global flags: several commands must load in one process.
 FLAGS = flags.FlagValues()
-_MARGIN = flags.DEFINE_float(
-    "margin", None, "judge equivalence within so many percentage points", flag_values=FLAGS
-)
-_DETECT = flags.DEFINE_float(
-    "detect",
-    None,
-    "say how many seeds would show a difference of so many percentage points",
-    flag_values=FLAGS,
-)
-_BASELINE = flags.DEFINE_string(
-    "baseline", None, "arm that the others are compared with", flag_values=FLAGS
-)
+_MARGIN = shared_flags.margin(FLAGS)
+_DETECT = shared_flags.detect(FLAGS)
+_BASELINE = shared_flags.baseline(FLAGS)
 _FORMAT = flags.DEFINE_enum(
     "format",
     "terminal",

@@ -208,7 +208,7 @@ def varying(run: Run) -> list[str]:
 
 def mismatch(arm: Arm) -> str:
     """Return how far an arm's budget is from the baseline's, or "" for grids that match none."""
-    match = getattr(arm, "match", None)
+    match = arm.match
     if not match:
         return ""
     widths = "x".join(map(str, match["widths"]))

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from ablations.report.comparison import Comparison, Row, duration, each, interval, percent
 from ablations.report.table import (
     budget,
-    effect_lines,
-    effects_head,
     macs,
     matching_head,
     mean,
     planned_of,
+    sections,
     sentences,
     state,
     tests,
@@ -118,16 +117,10 @@ def document(comparison: Comparison) -> str:
         parts.append(f"\\begin{{tabular}}{{@{{}}l{'r' * (len(head) - 1)}@{{}}}}")
         parts += ["\\toprule", _row(head), "\\midrule", *map(_row, body)]
         parts += ["\\bottomrule", "\\end{tabular}"]
-    for title, lines in (
-        (effects_head(comparison), effect_lines(comparison)),
-        (matching_head(comparison), comparison.audit.problems or comparison.audit.facts),
-        ("Differences from the paper's protocol", comparison.differences),
-        ("Failed cells", comparison.failures),
-    ):
-        if lines:
-            parts += [f"\\section*{{{escape(title.rstrip('.:'))}}}", "\\begin{itemize}"]
-            parts += [f"\\item {escape(line)}" for line in lines]
-            parts.append("\\end{itemize}")
+    for title, lines in sections(comparison):
+        parts += [f"\\section*{{{escape(title.rstrip('.:'))}}}", "\\begin{itemize}"]
+        parts += [f"\\item {escape(line)}" for line in lines]
+        parts.append("\\end{itemize}")
     # A float is never broken over pages: the page grows with it.
     rows = sum(2 + row.planned // _SEEDS for row in comparison.rows)
     height = 8 + 0.45 * rows + 0.45 * sum(map(len, _notes(comparison))) / 150

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from ablations import inference
@@ -65,10 +65,8 @@ def markdown(comparison: Comparison) -> str:
     lines += [f"{line}\n" for line in sentences(comparison)]
     if comparison.paper:
         lines.append(f"¹ The paper's {comparison.paper}\n")
-    lines += _list(effects_head(comparison), effect_lines(comparison))
-    lines += _list(matching_head(comparison), comparison.audit.problems or comparison.audit.facts)
-    lines += _list("Differences from the paper's protocol:", comparison.differences)
-    lines += _list("Failed cells:", comparison.failures)
+    for title, items in sections(comparison):
+        lines += [title, "", *(f"- {item}" for item in items), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -88,11 +86,6 @@ def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
         "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
         for cells in [head, ["---"] * len(head), *body]
     ]
-
-
-def verdict(row: Row) -> str:
-    """Return the word on an arm's test error: "better", …, "baseline", or "–" where none is due."""
-    return "baseline" if row.test_difference is None else row.word or "–"
 
 
 def tests(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -308,17 +301,23 @@ def state(comparison: Comparison) -> list[str]:
     return [f"UNFINISHED: {comparison.done} of {comparison.planned} cells are done.", ""]
 
 
+def sections(comparison: Comparison) -> list[tuple[str, Sequence[str]]]:
+    """Return title and lines of what stands below the tables, as far as there is any."""
+    every: list[tuple[str, Sequence[str]]] = [
+        (effects_head(comparison), effect_lines(comparison)),
+        (matching_head(comparison), comparison.audit.problems or comparison.audit.facts),
+        ("Differences from the paper's protocol:", comparison.differences),
+        ("Failed cells:", comparison.failures),
+    ]
+    return [(title, lines) for title, lines in every if lines]
+
+
 def matching_head(comparison: Comparison) -> str:
     """Return the sentence above the audit's lines."""
     if not comparison.audit.matched:
         allowed = " (allowed by --allow_unmatched)" if comparison.audit.allowed else ""
         return f"NOT MATCHED{allowed}. These differences are not factors of the grid:"
     return "Matched (checked on the records):"
-
-
-def _list(title: str, lines: Iterable[str]) -> list[str]:
-    items = [f"- {line}" for line in lines]
-    return [title, "", *items, ""] if items else []
 
 
 def planned_of(row: Row) -> str:

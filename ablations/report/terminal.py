@@ -9,13 +9,11 @@ from typing import Any
 from ablations.report.comparison import Comparison, Row, duration, each, interval, percent
 from ablations.report.table import (
     budget,
-    effect_lines,
-    effects_head,
     macs,
-    matching_head,
     mean,
     one_line,
     planned_of,
+    sections,
     sentences,
     state,
     tests,
@@ -71,16 +69,10 @@ def terminal(comparison: Comparison, width: int = 100, color: bool = False) -> s
         console.print(Text(line))
     if comparison.paper:
         console.print(Text(f"¹ The paper's {comparison.paper}"))
-    for title, lines in (
-        (effects_head(comparison), effect_lines(comparison)),
-        (matching_head(comparison), comparison.audit.problems or comparison.audit.facts),
-        ("Differences from the paper's protocol:", comparison.differences),
-        ("Failed cells:", comparison.failures),
-    ):
-        if lines:
-            console.print(Text(title, style="bold"))
-            for line in lines:
-                console.print(Text(f"  - {line}"))
+    for title, lines in sections(comparison):
+        console.print(Text(title, style="bold"))
+        for line in lines:
+            console.print(Text(f"  - {line}"))
     return text.getvalue()
 
 

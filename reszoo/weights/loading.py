@@ -7,6 +7,7 @@ catalogue's, its classes, its preprocessing and labels. What a caller gives expl
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import warnings
@@ -77,7 +78,7 @@ class Source:
             SpecError: fully connected layers of another input size.
             WeightFileError: the file is damaged, hostile or of another network.
         """
-        full = self._plan()
+        full = self._plan
         self._check_size(model, full, description)
         present = {layer.name for layer in model.layers}
         with self._open(model, full) as file:
@@ -98,7 +99,7 @@ class Source:
         Raises:
             WeightFileError: the file is of another network.
         """
-        full = self._plan()
+        full = self._plan
         try:
             wanted = grammars.tensors(full, self.grammar)
         except SpecError as error:
@@ -109,7 +110,9 @@ class Source:
             raise WeightFileError(f"{self.path} {problem}")
         return wanted
 
+    @functools.cached_property
     def _plan(self) -> Plan:
+        """The network that the file holds."""
         overrides = {**self.overrides, "classes": self.classes or 1}
         overrides.pop("output_stride", None)
         # VGG's fully connected layers fit one size; what any other net is fed does not matter.
