@@ -304,17 +304,7 @@ def _check_fit(arm: Arm, dataset: data.Dataset) -> None:
 
 def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
     """Return the grid.json of a directory that this command would continue."""
-    if (file := records.obstacle(directory)) is not None:
-        raise UserError(f"--out {directory}: {file} is a file, not a directory")
-    if not directory.exists():
-        return None
-    path = directory / "grid.json"
-    if not path.exists():
-        strangers = [p.name for p in directory.iterdir() if not p.name.startswith(".")]
-        if strangers:
-            raise UserError(
-                f"--out {directory} holds other files ({strangers[0]}); name a new directory"
-            )
+    if not records.holds_run(directory):
         return None
     old = records.load(directory).grid
     if (old["name"], old["preset"]) != (grid.name, grid.preset):

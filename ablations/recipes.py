@@ -316,14 +316,19 @@ def differences(
             f"{steps:,} steps of {mine.batch} images ({passes:.3g} passes) instead of "
             f"{paper.iterations:,} of {paper.batch}"
         )
-    if (mine.schedule, mine.drops, mine.learning_rate) != (
-        paper.schedule, paper.drops, paper.learning_rate,
-    ):  # fmt: skip
+    if any(
+        getattr(mine, name) != getattr(paper, name)
+        for name in ("schedule", "drops", "drop_factor", "learning_rate")
+    ):
         lines.append(f"learning rate {_schedule(mine)} instead of {_schedule(paper)}")
     elif mine.drops and mine.drops[0] >= steps:
         lines.append(f"it ends before the learning rate's first drop at step {mine.drops[0]:,}")
-    if mine.warmup_rate != paper.warmup_rate and mine.warmup_rate:
-        lines.append(f"warm-up at {mine.warmup_rate:g} until the error falls")
+    if mine.warmup_rate != paper.warmup_rate:
+        lines.append(
+            f"warm-up at {mine.warmup_rate:g} until the error falls"
+            if mine.warmup_rate
+            else f"no warm-up at {paper.warmup_rate:g}"
+        )
     for name, text in (
         ("momentum", "momentum {0:g} instead of {1:g}"),
         ("l2", "weight decay {0:g} instead of {1:g}"),

@@ -217,6 +217,26 @@ def obstacle(directory: Path) -> Path | None:
     return None
 
 
+def holds_run(directory: Path) -> bool:
+    """Return whether a directory for a run holds one already, rather than being new or empty.
+
+    Raises:
+        UserError: it is a file, or holds other files than a run's.
+    """
+    if (file := obstacle(directory)) is not None:
+        raise UserError(f"--out {directory}: {file} is a file, not a directory")
+    if not directory.exists():
+        return False
+    if (directory / "grid.json").exists():
+        return True
+    strangers = [path.name for path in directory.iterdir() if not path.name.startswith(".")]
+    if strangers:
+        raise UserError(
+            f"--out {directory} holds other files ({strangers[0]}); name a new directory"
+        )
+    return False
+
+
 def load(directory: str | Path) -> Run:
     """Read a run directory, finished or not.
 

@@ -116,16 +116,7 @@ def _check_place(where: Path, run: Run, origin: dict[str, str]) -> None:
     """Refuse a directory that holds anything but an earlier reproduction of the run."""
     if where.resolve() == run.directory.resolve():
         raise UserError(f"--out {where} is the run to reproduce; name another directory")
-    if (file := records.obstacle(where)) is not None:
-        raise UserError(f"--out {where}: {file} is a file, not a directory")
-    if not where.exists():
-        return
-    if not (where / "grid.json").exists():
-        strangers = [path.name for path in where.iterdir() if path.name != ".lock"]
-        if strangers:
-            raise UserError(
-                f"--out {where} holds other files ({strangers[0]}); name a new directory"
-            )
+    if not records.holds_run(where):
         return
     there = records.load(where)
     known = there.grid.get("reproduces_run") or {}

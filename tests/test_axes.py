@@ -285,5 +285,6 @@ def test_200_random_specs(part: int) -> None:
 
 
 @pytest.mark.full
-def test_2000_random_specs() -> None:
-    check_many(1000, 2000)
+@pytest.mark.parametrize("part", range(8))
+def test_2000_random_specs(part: int) -> None:
+    check_many(1000 + 250 * part, 250)

@@ -394,6 +394,7 @@ def test_run_refuses_in_one_line(
         ("old --format csv --out new", "--format csv prints only"),
         ("old --detect inf", "--detect takes a positive, finite"),
         ("old ./old/", "named twice"),
+        ("old --out new --tensorboard", "--tensorboard is for one run, in its own directory"),
     ],
 )
 def test_report_refuses_in_one_line(

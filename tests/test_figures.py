@@ -201,8 +201,9 @@ def test_equal_runs_give_equal_bytes_and_no_date(run: Run, tmp_path: Path) -> No
         assert not re.search(rb"dc:date|CreationDate|20[0-9]{2}-[0-9]{2}-", path.read_bytes())
 
 
-def test_png_bytes_are_a_thousand_pixels_wide(run: Run) -> None:
-    content = figures.as_png_bytes(figures.curves(run))
+def test_a_png_is_a_thousand_pixels_wide(run: Run, tmp_path: Path) -> None:
+    (path,) = figures.write(run, tmp_path, ["curves"], ["png"])
+    content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert int.from_bytes(content[16:20], "big") == 1000
 

@@ -57,7 +57,7 @@ exclude:
   - {shortcut: A, block: bottleneck}
   - {shortcut: B, recipe.l2: [1e-4]}
 arms: {thin: {width: 8, spec.shortcut: C}}
-labels: {recipe.l2: {"0.0": free, "0.0001": decay}, block: {basic: "", bottleneck: ""}}
+labels: {recipe.l2: {0: free, 1e-4: decay}, block: {basic: "", bottleneck: ""}}
 """
     basic, deep = {"block": "basic", "depth": 20}, {"block": "bottleneck", "depth": 29}
     assert factors(tmp_path, text) == {

@@ -17,7 +17,7 @@ def compared(run: Run, baseline: str) -> dict[str, report.comparison.Row]:
     return {row.arm.name: row for row in report.compare(rebased).rows}
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_degradation_and_its_cure(tmp_path: Path) -> None:
     """About 7 minutes on 2 cores. README shows seeds 0 to 2; these are 3 to 5."""
     run = ablations.run_grid("degradation", seed_list=[3, 4, 5], out=tmp_path / "run")

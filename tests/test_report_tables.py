@@ -173,6 +173,29 @@ def test_differences_are_from_what_the_numbers_are_of(tmp_path: Path) -> None:
     assert not any(line.startswith("networks") for line in captions.protocol_differences(run))
 
 
+@pytest.mark.parametrize(
+    ("grid", "preset", "line"),
+    [
+        ("cardinality", "paper-imagenet", "test view"),  # 1611.05431: one crop
+        ("activation_order", "paper", "warm-up"),  # 1603.05027, sec. 3.1: 400 iterations at 0.01
+        ("identity_shortcuts", "paper", "warm-up"),
+    ],
+)
+def test_the_papers_own_protocol_is_no_difference(
+    grid: str, preset: str, line: str, tmp_path: Path
+) -> None:
+    chosen = grids.load(grid, preset)
+    run = made_up(tmp_path, ERRORS)
+    run.grid["paper"] = chosen.paper
+    for arm in ERRORS:
+        run = changed(run, arm, recipe=recipe(chosen.recipe, **chosen.recipe_fields).to_dict())
+    lines = captions.protocol_differences(run)
+    assert not any(line in text for text in lines)
+    assert any("aspect ratio" in text for text in lines) == (grid == "cardinality")
+    run.grid["paper"] = {**chosen.paper, "recipe_fields": {}}
+    assert any(line in text for text in captions.protocol_differences(run))
+
+
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_table_3_is_of_imagenet(preset: str) -> None:
     paper = grids.load("shortcuts", preset).paper
@@ -181,7 +204,13 @@ def test_table_3_is_of_imagenet(preset: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "text"),
-    [("recipe: quick", "recipe"), ("network: resnet35", "resnet34"), ("recip: x", "recipe")],
+    [
+        ("recipe: quick", "recipe"),
+        ("network: resnet35", "resnet34"),
+        ("recip: x", "recipe"),
+        ("recipe.test_view: 1", "recipe.test_views"),
+        ("recipe.test_views: 1", "recipe missing"),
+    ],
 )
 def test_unknown_papers_are_refused(tmp_path: Path, line: str, text: str) -> None:
     path = tmp_path / "mine.yaml"

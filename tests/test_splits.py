@@ -589,7 +589,7 @@ def test_evaluate_a_selected_model(whole: Path, images: Path) -> None:
 
 
 def test_tensorboard_and_figure_show_the_validation_error(whole: Path) -> None:
-    from ablations.report import figures
+    from ablations.report import compare, figures
     from ablations.report.tensorboard import backfill
 
     run = ablations.load(whole)
@@ -603,7 +603,7 @@ def test_tensorboard_and_figure_show_the_validation_error(whole: Path) -> None:
         assert value == pytest.approx(cell.results["test_error"])
         for path in cell.directory.glob("*tfevents*"):
             path.unlink()
-        backfill(run)  # the same from the records
+        backfill(run, compare(run))  # the same from the records
     axis = figures.curves(run).axes[0]
     assert "validation error" in axis.get_legend().get_title().get_text()
 

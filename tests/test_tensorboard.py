@@ -15,6 +15,7 @@ import pytest
 import ablations
 from ablations import records
 from ablations.records import Arm, Cell, Run
+from ablations.report import compare
 from ablations.report import tensorboard as tb
 
 TAGS = {
@@ -379,8 +380,9 @@ def test_backfill_of_a_finished_run(tiny_run: Path, tmp_path: Path) -> None:
         path.unlink()
     (root / "cells" / "B" / "seed1" / "history.csv").write_text("damaged")
     run = ablations.load(root)
-    for _ in range(2):
-        tb.backfill(run)
+    tb.backfill(run, compare(run))
+    command = [sys.executable, "-m", "ablations.report", str(root), "--tensorboard"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     for cell in run.done():
         rows = records.read_history(cell.directory / "history.csv")
         assert curves(tb.cell_log_directory(root, cell.arm, cell.seed)) == expected(rows)
@@ -393,6 +395,9 @@ def test_backfill_of_a_finished_run(tiny_run: Path, tmp_path: Path) -> None:
         errors = [cell.results["test_error"] for cell in run.done(arm.split("/")[1])]
         assert metrics(group)["error/test"] == pytest.approx(np.mean(errors), rel=1e-6)
     text = accumulator(root / "_summary").Tensors("comparison")[0].tensor_proto.string_val[0]
+    (image,) = accumulator(root / "_summary").Images("figures/curves")
+    assert image.encoded_image_string == (root / "figures" / "curves.png").read_bytes()
+    assert image.width == 1000
     assert "UNFINISHED: 5 of 6 cells are done." in text.decode() and "| plain |" in text.decode()
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import reszoo
 from ablations.grids.fields import GridError, axis_text, canonical
-from ablations.grids.parsing import Grid, Level, parse_grid, read
+from ablations.grids.parsing import KEYS, Grid, Level, parse_grid
+from ablations.grids.reading import read
 from reszoo.catalog import VGG
 from reszoo.errors import unknown
 
@@ -34,12 +35,12 @@ def load(name: str, preset: str = "quick") -> Grid:
             raise GridError(unknown("grid", name, names()) + " (or the path of a .yaml file)")
         if not path.is_file():
             raise GridError(f"no grid file at {path}")
-    return parse_grid(path.stem, read(path), preset, str(name))
+    return parse_grid(path.stem, read(path, KEYS), preset, str(name))
 
 
 def presets(name: str) -> list[str]:
     """Return the presets of a built-in grid."""
-    return list(read(_HERE / f"{name}.yaml").get("presets", {}))
+    return list(read(_HERE / f"{name}.yaml", KEYS).get("presets", {}))
 
 
 def single(network: str, preset: str = "quick") -> Grid:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ablations.grids.fields import GridError, canonical, level_name, parse, split
+from ablations.grids.fields import GridError, axis_text, canonical, level_name, parse, split
 from ablations.grids.matching import BUDGETS, SOLVED, TOLERANCE
 from reszoo import catalog
 from reszoo.errors import unknown
@@ -22,12 +19,12 @@ _COMMON = (
     *_TEXTS, "factors", "zip", "exclude", "arms", "varies", "exceptions", "match", "tolerance",
     "paper",
 )  # fmt: skip
-_KEYS = (*_COMMON, "labels", "presets")
+KEYS = (*_COMMON, "labels", "presets")
 _PRESET_KEYS = ("network", "recipe", "dataset")
 _PAPER_KEYS = ("metric", "protocol", "n", "source", "values")
-#: What the numbers are of, where that is another family than the arms: differences are listed
-#: against this recipe, and from this network.
-_PAPER_OF = ("recipe", "network")
+#: What the numbers are of: differences are listed against this recipe, with its fields replaced by
+#: keys such as recipe.test_views, and from this network; `differs` says what no recipe can express.
+_PAPER_OF = ("recipe", "network", "differs")
 _PAPER_RECIPES = ("paper-cifar", "paper-imagenet")
 
 
@@ -62,8 +59,9 @@ class Grid:
         dataset: name of the data set.
         arms: names and changes.
         baseline: name of the arm that the others are compared with.
-        paper: metric, protocol, n, source and values (arm -> number), and where given recipe and
-            network that the numbers are of; empty where none exist.
+        paper: metric, protocol, n, source and values (arm -> number), and where given recipe,
+            recipe_fields (replaced in it) and network that the numbers are of, and differs (a
+            sentence: what else was different there); empty where none exist.
         cost: what it costs on which hardware, a sentence.
         match: "macs", "params" or "": which budget of the baseline every arm's width is solved for.
         tolerance: largest relative mismatch of that budget.
@@ -87,44 +85,6 @@ class Grid:
     tolerance: float = TOLERANCE
 
 
-class _Loader(yaml.BaseLoader):
-    """BaseLoader that refuses a key that stands twice, where PyYAML keeps the last silently.
-
-    BaseLoader leaves every scalar a string: YAML itself reads `no` as False and 1e-4 as text.
-    """
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    raise GridError(
-                        f'the key "{key.value}" stands twice in one mapping, in lines '
-                        f"{lines[key.value]} and {line}"
-                    )
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the content of a grid's file; every scalar is a string.
-
-    Raises:
-        GridError: it is not a YAML mapping, or a key stands twice.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except GridError as error:
-        raise GridError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise GridError(f"{path} is not YAML: {first}") from None
-    if not isinstance(content, dict):
-        raise GridError(f"{path}: a grid is a mapping with the keys {', '.join(_KEYS)}")
-    return content
-
-
 def parse_grid(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
     """Return the grid that a file's content describes, for one preset.
 
@@ -145,8 +105,8 @@ class _Parser:
         self.content = content
         self.where = where
         for key in content:
-            if key not in _KEYS:
-                raise self.error(unknown("key", key, _KEYS))
+            if key not in KEYS:
+                raise self.error(unknown("key", key, KEYS))
         self.presets = self.mapping("presets", content.get("presets", {}))
         for key, value in self.presets.items():
             self.mapping(f"presets: {key}", value)
@@ -273,16 +233,18 @@ class _Parser:
 
     def labels(self) -> dict[str, dict[str, str]]:
         """Return factor -> level -> label, checked against the levels of all presets."""
-        known, labels = self.known(), {}
+        known = self.known()
+        labels: dict[str, dict[str, str]] = {}
         for given, renamed in self.mapping("labels", self.content.get("labels", {})).items():
             factor = given.removeprefix("spec.")
             if factor not in known:
                 raise self.error(f"labels: {unknown('factor', given, known)}")
-            for level, label in self.mapping(f"labels: {given}", renamed).items():
+            labels[factor] = {}
+            for text, label in self.mapping(f"labels: {given}", renamed).items():
+                level = level_name(self.level(factor, axis_text(factor, text)))
                 if level not in known[factor]:
-                    raise self.error(f"labels: {given}: {unknown('level', level, known[factor])}")
-                self.text(f"labels: {given}: {level}", label)
-            labels[factor] = renamed
+                    raise self.error(f"labels: {given}: {unknown('level', text, known[factor])}")
+                labels[factor][level] = self.text(f"labels: {given}: {text}", label)
         return labels
 
     def excluded(self, preset: str) -> list[dict[str, list[Any]]]:
@@ -404,9 +366,11 @@ class _Parser:
 
     def paper(self, content: Any) -> dict[str, Any]:
         """Return the paper's numbers: {} or metric, protocol, n, source and values."""
-        paper = dict(self.mapping("paper", content))
-        if not paper:
+        given = self.mapping("paper", content)
+        paper = {key: value for key, value in given.items() if not key.startswith("recipe.")}
+        if not given:
             return {}
+        _, fields = split({self.field(k): self.level(k, given[k]) for k in given.keys() - paper})
         for key in paper:
             if key not in (*_PAPER_KEYS, *_PAPER_OF):
                 raise self.error(f"paper: {unknown('key', key, (*_PAPER_KEYS, *_PAPER_OF))}")
@@ -427,7 +391,9 @@ class _Parser:
             for key, value in paper.items()
             if key != "values"
         }
-        for key, allowed in zip(_PAPER_OF, (_PAPER_RECIPES, catalog.names()), strict=True):
+        for key, allowed in (("recipe", _PAPER_RECIPES), ("network", catalog.names())):
             if key in texts and texts[key] not in allowed:
                 raise self.error(f"paper: {unknown(key, texts[key], allowed)}")
-        return {**texts, "values": values}
+        if fields and "recipe" not in texts:
+            raise self.error("paper: recipe missing, whose fields the recipe. keys replace")
+        return {**texts, "recipe_fields": fields, "values": values}

@@ -278,8 +278,8 @@ def caption(family: Family) -> list[str]:
     ]
     if family.first_stage:
         text.append(
-            f"The number of seeds follows Stein's two-stage rule: standard errors and degrees of "
-            f"freedom come from the first {len(family.first_stage)} seeds, means from all."
+            "Two stages (Stein): standard errors and degrees of freedom come from the first "
+            f"{len(family.first_stage)} seeds, means from all."
         )
     few = min(c.paired.degrees for c in family.comparisons.values() if c.paired)
     low, high = spread_factors(few)

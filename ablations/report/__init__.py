@@ -22,8 +22,8 @@ def write(run: Run) -> Comparison:
     """
     comparison = compare(run)
     finished = comparison.done == comparison.planned
-    write_files(run, comparison, run.directory, figures=finished)
-    tensorboard.write_run(run, comparison, figures=finished)
+    paths = write_files(run, comparison, run.directory, figures=finished)
+    tensorboard.write_run(run, comparison, paths)
     return comparison
 
 

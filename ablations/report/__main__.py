@@ -6,6 +6,7 @@ Examples:
   python -m ablations.report runs/degradation --baseline plain-56
   python -m ablations.report runs/A runs/B --out both       runs made elsewhere, side by side
   python -m ablations.report runs/shortcuts --format latex  only that, on standard output
+  python -m ablations.report runs/shortcuts --tensorboard   its event files too, from the records
 
 Written beside the run (or to --out): report.html, table.md, table.csv, table.tex, cells.csv,
 statistics.csv, figures/. Runs on other data are refused; other differences between runs are listed
@@ -41,12 +42,18 @@ _FORMAT = flags.DEFINE_enum(
 _OUT = flags.DEFINE_string(
     "out", None, "where to write; default: the run's own directory", flag_values=FLAGS
 )
+_TENSORBOARD = flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "also write TensorBoard's event files again from the records, e.g. where they were lost",
+    flag_values=FLAGS,
+)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit status."""
-    from ablations import records, report
-    from ablations.report import html, latex, table
+    from ablations import files, records, report
+    from ablations.report import html, latex, table, tensorboard
     from ablations.report.merging import merge
     from reszoo.errors import unknown
 
@@ -54,6 +61,10 @@ def main(arguments: list[str]) -> int:
         raise UserError("give the directory of a run, e.g. runs/shortcuts")
     if _FORMAT.value != "terminal" and _OUT.value is not None:
         raise UserError(f"--format {_FORMAT.value} prints only: --out does nothing beside it")
+    if _TENSORBOARD.value and (
+        len(arguments) > 1 or _OUT.value is not None or _FORMAT.value != "terminal"
+    ):
+        raise UserError("--tensorboard is for one run, in its own directory")
     for name, points in (("margin", _MARGIN.value), ("detect", _DETECT.value)):
         if points is not None and not math.isfinite(points):
             raise UserError(f"--{name} takes a positive, finite number of points, not {points}")
@@ -83,6 +94,11 @@ def main(arguments: list[str]) -> int:
         return cli.EXIT_OK
     try:
         paths = report.write_files(run, comparison, directory, figures=True)
+        if _TENSORBOARD.value:
+            with files.lock(directory / ".lock"):
+                tensorboard.backfill(run, comparison, paths)
+    except files.Locked as error:
+        raise UserError(f"{directory} is in use by a runner, which writes them: {error}") from None
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}") from error
     print(f"written to {directory}: {', '.join(str(p.relative_to(directory)) for p in paths)}")

@@ -143,8 +143,10 @@ def protocol_differences(run: Run) -> list[str]:
         imagenet = (arm.spec or {}).get("stem", "imagenet") == "imagenet"
         name = grid["paper"].get("recipe") or ("paper-imagenet" if imagenet else "paper-cifar")
         found[arm.name] = differences(
-            Recipe.from_dict(arm.recipe), RECIPES[name], grid["data"]["name"],
-            grid["platform"]["replicas"], images, grid["data"].get("held_out", 0),
+            Recipe.from_dict(arm.recipe),
+            RECIPES[name].replace(**grid["paper"].get("recipe_fields", {})),
+            grid["data"]["name"], grid["platform"]["replicas"], images,
+            grid["data"].get("held_out", 0),
         )  # fmt: skip
     common = [line for line in found[run.arms[0].name] if all(line in x for x in found.values())]
     some: dict[str, list[str]] = {}  # line -> arms
@@ -152,6 +154,8 @@ def protocol_differences(run: Run) -> list[str]:
         for line in lines:
             if line not in common:
                 some.setdefault(line, []).append(arm_name)
+    if differs := grid["paper"].get("differs"):
+        common.append(differs)
     special = [f"{', '.join(names)}: {line}" for line, names in some.items()]
     widths = {(arm.spec or {}).get("stem_width") for arm in run.arms}
     if network := grid["paper"].get("network"):

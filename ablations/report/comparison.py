@@ -27,7 +27,7 @@ class Row:
         word, reason: the verdict on the test error and what it rests on; the word is "" for the
             baseline and where none is allowed.
         train_word: the verdict on the training error, likewise.
-        mismatch: how far the arm's budget is from the baseline's, for grids that match one.
+        mismatch: how far the arm's budget is from the one that the grid matches, if it does.
     """
 
     arm: Arm
@@ -157,7 +157,7 @@ def compare(run: Run, *, margin: float | None = None, detect: float | None = Non
             )
         )
     unlike = protocol_differences(run)
-    paper = grid["paper"]
+    paper = grid["paper"] if any(row.paper for row in rows) else None
     images = _images(by_arm, grid["baseline"])
     effects = _effects(run, by_arm, factors)
     return Comparison(

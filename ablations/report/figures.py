@@ -23,7 +23,6 @@ from ablations.records import Arm, Cell, Run
 from ablations.report._axes import (
     GREY,
     colour,
-    encode,
     finish,
     finished,
     marker,
@@ -370,8 +369,3 @@ def write(
         if name not in left_out:
             paths += save(FIGURES[name].draw(run), Path(directory), name, formats)
     return paths
-
-
-def as_png_bytes(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file, for TensorBoard's images."""
-    return encode(figure, "png")

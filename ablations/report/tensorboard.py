@@ -14,6 +14,7 @@ TensorFlow is never imported: TensorBoard's own protocol buffers and record form
 from __future__ import annotations
 
 import contextlib
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from tensorboard.plugins.text import metadata as text_metadata
 
 from ablations import records
 from ablations.records import Arm, Cell, Run
-from ablations.report.comparison import Comparison, compare
+from ablations.report.comparison import Comparison
 from ablations.report.events import EventFile, event_files, tensor
 from ablations.report.table import markdown
 from ablations.stats import summarise
@@ -205,13 +206,13 @@ def write_session(root: Path, arms: Sequence[Arm], arm: str, seed: int, state: s
     )
 
 
-def write_run(run: Run, comparison: Comparison, *, figures: bool = False) -> None:
-    """Write the summaries of a run, finished or not: bands over seeds, table, layout.
+def write_run(run: Run, comparison: Comparison, written: Sequence[Path] = ()) -> None:
+    """Write the summaries of a run, finished or not: bands over seeds, table, layout, figures.
 
     Args:
         run: its records.
         comparison: made from them.
-        figures: also the figures that suit the run, as images; takes a second or two.
+        written: files of the report; the figures among them (PNG) become images.
     """
     root = run.directory / SUMMARY
     finished = {arm.name: run.done(arm.name) for arm in run.arms}
@@ -234,32 +235,30 @@ def write_run(run: Run, comparison: Comparison, *, figures: bool = False) -> Non
     )
     text = text_metadata.create_summary_metadata(display_name="", description="")
     file.write(tensor("comparison", text, markdown(comparison).encode()), comparison.done)
-    if figures:
-        _write_figures(file, run, comparison.done)
+    for path in written:
+        if path.suffix == ".png":
+            file.write(_image(f"figures/{path.stem}", path.read_bytes()), comparison.done)
     file.replace_older()
     file.close()
 
 
-def _write_figures(file: EventFile, run: Run, step: int) -> None:
-    from ablations.report import figures as drawing
-
-    for name in sorted(drawing.FIGURES.keys() - drawing.skipped(run).keys()):
-        figure = drawing.FIGURES[name].draw(run)
-        width, height = figure.canvas.get_width_height()
-        image = summary_pb2.Summary.Image(
-            height=height,
-            width=width,
-            colorspace=4,
-            encoded_image_string=drawing.as_png_bytes(figure),
-        )
-        value = summary_pb2.Summary.Value(tag=f"figures/{name}", image=image)
-        file.write(summary_pb2.Summary(value=[value]), step)
+def _image(tag: str, png: bytes) -> summary_pb2.Summary:
+    width, height = struct.unpack(">II", png[16:24])  # PNG's first chunk
+    image = summary_pb2.Summary.Image(
+        height=height, width=width, colorspace=4, encoded_image_string=png
+    )
+    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)])
 
 
-def backfill(run: Run) -> None:
+def backfill(run: Run, comparison: Comparison, written: Sequence[Path] = ()) -> None:
     """Write everything from the records: of runs made before, or after files were lost.
 
     Curves of cells that are not finished are left as they are.
+
+    Args:
+        run: its records.
+        comparison: made from them.
+        written: see `write_run`.
     """
     for cell in run.cells:
         if cell.state == "planned":
@@ -272,7 +271,7 @@ def backfill(run: Run) -> None:
             writer.scalars(step, last_scalars(cell.history, cell.results), end)
             writer.close()
         write_session(run.directory, run.arms, cell.arm, cell.seed, cell.state)
-    write_run(run, compare(run))
+    write_run(run, comparison, written)
 
 
 def band(cells: Sequence[Cell], tag: str) -> dict[int, tuple[float, float]]:
