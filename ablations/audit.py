@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablations import files
@@ -70,6 +70,8 @@ _SCHEDULE = _LENGTH | {
 }  # fmt: skip
 #: Fields of the spec that change initial values -> the tensors whose values they change.
 _VALUES = {"initializer": r"kernel$", "zero_gamma": r"gamma$", "gate_bias": r"gate_conv/bias$"}
+#: The step at which a cell's own training error ended its warm-up.
+_WARM = "last step of the warm-up"
 #: Cells that a line names before it only counts.
 _SHOWN = 3
 
@@ -132,9 +134,8 @@ class _Count:
 
     fed: int = 0
     tensors: int = 0
-
-    def __post_init__(self) -> None:
-        self.excused: set[str] = set()
+    lengths: set[tuple[int, int]] = field(default_factory=set)  # steps, images
+    excused: set[str] = field(default_factory=set)
 
 
 def _fields(spec: dict[str, Any] | None, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -201,11 +202,11 @@ def _own(cell: Cell, arm: Arm) -> list[tuple[str, str]]:
     if record["identity"] != files.sha256(files.canonical(cell.config)):
         lines.append(("identity", f"{name}: the record belongs to another configuration"))
     planned, trained = (_fields(x["spec"], x["recipe"]) for x in (vars(arm), cell.config))
-    for field in dict.fromkeys([*planned, *trained]):
-        if planned.get(field) != trained.get(field):
+    for key in dict.fromkeys([*planned, *trained]):
+        if planned.get(key) != trained.get(key):
             lines.append(
-                (field, f"{name} was trained with {field} {_shown(trained.get(field))}, the grid "
-                        f"has {_shown(planned.get(field))}")
+                (key, f"{name} was trained with {key} {_shown(trained.get(key))}, the grid "
+                      f"has {_shown(planned.get(key))}")
             )  # fmt: skip
     fed = cell.fed()
     if len(fed) != matched["steps"]:
@@ -233,7 +234,10 @@ def _comparable(cell: Cell) -> dict[str, tuple[Any, set[str]]]:
     }
     for key in ("train_images", "test_images", "test_views", "selection"):
         facts[key] = (results.get(key), {key, "split", "validation"})
-    if not config["recipe"].get("warmup_rate"):  # else the error decides when it ends
+    if config["recipe"].get("warmup_rate") and config["recipe"]["warmup_error"] <= 100:
+        # It may differ between seeds, but arms between which it does had other learning rates.
+        facts[f"{_WARM} of seed {cell.seed}"] = (results.get("warmup_steps"), _SCHEDULE)
+    else:
         rates = [(row["step"], row["learning_rate"]) for row in cell.history]
         facts["learning rates"] = (files.sha256(files.canonical(rates))[:12], _SCHEDULE)
     for key, value in environment["versions"].items():
@@ -265,7 +269,7 @@ def _same_facts(done: list[Cell], arms: dict[str, Arm]) -> list[Difference]:
     }
     found = []
     for key in dict.fromkeys(key for _, mine in facts for key in mine):
-        optional = key == "learning rates" or key.startswith("machine.")
+        optional = key.startswith(("learning rates", "machine.", _WARM))
         having = [
             (cell, mine.get(key, (None, set())))
             for cell, mine in facts
@@ -290,6 +294,10 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
             count.excused |= varied
             continue
         count.fed += 1
+        count.lengths |= {
+            (_record(cell)["matched"]["steps"], _record(cell)["matched"]["images"])
+            for cell in (one, other)
+        }
         digests = [_record(cell)["matched"]["fed_sha256"] for cell in (one, other)]
         if digests[0] != digests[1]:
             # The cell that fewer others agree with is the one to name.
@@ -356,11 +364,15 @@ def _facts(run: Run, done: list[Cell], count: _Count) -> tuple[str, ...]:
     """Return what was found equal, in sentences."""
     seeds = sorted({cell.seed for cell in done})
     names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    first, facts = _record(done[0])["matched"], []
+    facts = []
     if count.fed:
+        steps, images = (
+            " or ".join(f"{length:,}" for length in sorted(lengths))
+            for lengths in map(set, zip(*count.lengths, strict=True))
+        )
         facts.append(
-            f"with one seed, arms saw the same bytes in each of {first['steps']:,} steps "
-            f"({first['images']:,} augmented images; SHA-256 a step; {names})"
+            f"with one seed, arms saw the same bytes in each of {steps} steps "
+            f"({images} augmented images; SHA-256 a step; {names}; {count.fed:,} pairs of cells)"
         )
     if count.tensors:
         facts.append(

@@ -22,8 +22,8 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "h5py", "tensorboard", "scipy", "pi
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "KERAS_BACKEND",
+    "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
-    "TF_CUDNN_DETERMINISTIC",
     "TF_DETERMINISTIC_OPS",
     "TF_ENABLE_ONEDNN_OPTS",
     "TF_NUM_INTEROP_THREADS",
@@ -31,6 +31,9 @@ _VARIABLES = (
     "TF_USE_LEGACY_KERAS",
     "XLA_FLAGS",
 )
+#: The same by how they begin: instruction sets, algorithms and precision of the libraries below.
+_FAMILIES = ("CUBLAS_", "CUDNN_", "DNNL_", "ONEDNN_", "TF_CUDNN_", "TF_ENABLE_CU", "TF_ONEDNN_",
+             "TF_XLA_")  # fmt: skip
 
 
 def cpu_model() -> str:
@@ -77,7 +80,11 @@ def describe() -> dict[str, Any]:
         "host": socket.gethostname(),
         "cpu": cpu_model(),
         "cpus": cpu_count(),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name in _VARIABLES or name.startswith(_FAMILIES)
+        },
     }
     if "h5py" in sys.modules:
         record["versions"]["hdf5"] = sys.modules["h5py"].version.hdf5_version

@@ -120,7 +120,7 @@ def evaluate(
         raise UserError(f"{loaded.title} has no {part} part: give --split ({held_out})")
 
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import numpy as np
 
     import reszoo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ def arms(
             Arm(
                 name=level.name,
                 factors=level.factors,
+                undeclared=sorted(level.spec.keys() - level.factors.keys()),
                 network=grid.network,
                 spec={k: v for k, v in network.to_dict().items() if k != "name"}
                 if network
@@ -183,5 +185,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+            lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
     return lines
+
+
+def _short(value: Any) -> str:
+    """Return a value as text; of a SHA-256 its beginning."""
+    text = repr(value)
+    return f"{text[:13]}…'" if re.fullmatch("'[0-9a-f]{64}'", text) else text

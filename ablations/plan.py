@@ -22,8 +22,8 @@ from reszoo.plans import plan as layer_plan
 #: backward is about three forward passes; multiply-accumulates a second of one CPU thread;
 #: seconds to start, trace and evaluate a cell.
 PASSES = 3
-MACS_PER_SECOND = 18e9
-STARTUP_SECONDS = 12.0
+MACS_PER_SECOND = 24e9
+STARTUP_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
         driver: version of the GPUs' driver, or "".
         directory: of the run.
         baseline: arm that the others are compared with.
+        planned_baseline: what it was before anything was trained here; "" for a new directory.
         analysis: what the table is asked for: margin, detect, target, first_stage, decision.
         unmatched: what makes the arms incomparable, allowed by the user (--allow_unmatched).
         reproduces_run: of --reproduce: path of the run that is trained again, and the sha256 of its
@@ -59,6 +60,7 @@ class Plan:
     driver: str
     directory: Path
     baseline: str
+    planned_baseline: str = ""
     analysis: dict[str, Any] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     reproduces_run: dict[str, str] | None = None
@@ -101,6 +103,11 @@ class Plan:
             "reproduces": self.grid.reproduces,
             "expect": self.grid.expect,
             "baseline": self.baseline,
+            **(
+                {"planned_baseline": self.planned_baseline}
+                if self.planned_baseline not in ("", self.baseline)
+                else {}
+            ),
             "recipe": self.grid.recipe,
             "seeds": self.seeds,
             "arms": [dataclasses.asdict(arm) for arm in self.arms],
@@ -216,9 +223,10 @@ def plan(
                 f"--{label} takes a positive, finite number of points, not {asked[label]}"
             )
     kept = dict(old.get("analysis", {})) if old else {}
-    if seeds is not None or seed_list is not None:
-        # The number of seeds is no longer what an earlier --seeds auto decided.
-        for label in ("target", "first_stage", "decision"):
+    # What --seeds auto decided stays: while seeds that it chose from the data are there, standard
+    # errors must come from its first stage, whatever is asked for now.
+    if "decision" not in kept and (seeds is not None or seed_list is not None):
+        for label in ("target", "first_stage"):
             kept.pop(label, None)
     result = Plan(
         chosen,
@@ -232,6 +240,7 @@ def plan(
         hardware.gpus[0].driver if hardware.gpus else "",
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
+        old.get("planned_baseline", old["baseline"]) if old else "",
         {**kept, **{name: value for name, value in asked.items() if value is not None}},
         unmatched,
     )
@@ -311,6 +320,13 @@ def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
         raise UserError(
             f"{directory} holds the grid {old['name']}, preset {old['preset']}; give another --out "
             f"for {grid.name}, preset {grid.preset}"
+        )
+    names = [arm.name for arm in grid.arms]
+    gone = [arm["name"] for arm in old["arms"] if arm["name"] not in names]
+    if gone and not old.get("reproduces_run"):
+        raise UserError(
+            f"{directory} holds arms that the grid no longer has: {', '.join(gone)}; its table "
+            "would lose them silently. Give another --out, or put them back"
         )
     return old
 

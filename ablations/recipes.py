@@ -8,6 +8,7 @@ paper leaves something open, `OPEN_CHOICES` names the field and the reason for o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,20 +120,24 @@ class Recipe:
         if self.test_views not in (1, 10):
             raise RecipeError(f"recipe.test_views is 1 or 10, not {self.test_views}")
         ranges = {
-            "learning_rate": (0, math.inf),
+            "learning_rate": (0, 1e38),
             "momentum": (0, 1),
-            "l2": (0, math.inf),
+            "l2": (0, 1e38),
             "warmup": (0, 1),
             "drop_factor": (0, 1),
-            "warmup_rate": (0, math.inf),
-            "warmup_error": (0, math.inf),
+            "warmup_rate": (0, 1e38),
+            "warmup_error": (0, 1000),
             "crop_padding": (0, 64),
+            "bn_batch": (0, self.batch),
+            "mean_images": (0, 1 << 40),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise RecipeError(
                     f"recipe.{name} takes a number from {low} to {high}, not {getattr(self, name)}"
                 )
+        if not all(a < b for a, b in itertools.pairwise((0, *self.drops))):
+            raise RecipeError(f"recipe.drops takes rising steps above 0, not {list(self.drops)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -310,37 +315,34 @@ def differences(
             "paper's networks train on all"
         )
     steps = mine.steps(images)
-    if steps != paper.iterations:
+    if (steps, mine.batch) != (paper.iterations, paper.batch):
         passes = steps * mine.batch / images
         lines.append(
             f"{steps:,} steps of {mine.batch} images ({passes:.3g} passes) instead of "
             f"{paper.iterations:,} of {paper.batch}"
         )
-    if any(
-        getattr(mine, name) != getattr(paper, name)
-        for name in ("schedule", "drops", "drop_factor", "learning_rate")
-    ):
+    if _unlike(mine, paper, "schedule", "drops", "drop_factor", "learning_rate", "warmup"):
         lines.append(f"learning rate {_schedule(mine)} instead of {_schedule(paper)}")
     elif mine.drops and mine.drops[0] >= steps:
         lines.append(f"it ends before the learning rate's first drop at step {mine.drops[0]:,}")
-    if mine.warmup_rate != paper.warmup_rate:
-        lines.append(
-            f"warm-up at {mine.warmup_rate:g} until the error falls"
-            if mine.warmup_rate
-            else f"no warm-up at {paper.warmup_rate:g}"
-        )
+    if _unlike(mine, paper, "warmup_rate") or (
+        mine.warmup_rate and _unlike(mine, paper, "warmup_error", "warmup_window")
+    ):
+        lines.append(f"{_warm_up(mine)} instead of {_warm_up(paper)}")
     for name, text in (
         ("momentum", "momentum {0:g} instead of {1:g}"),
         ("l2", "weight decay {0:g} instead of {1:g}"),
         ("l2_on", "weight decay on {0} instead of {1}"),
+        ("augmentation", "augmentation {0} instead of {1}"),
         ("flip", "mirroring {0} instead of {1}"),
         ("crop_padding", "crops from {0} pixels of padding instead of {1}"),
+        ("mean_images", "pixel mean over {0:,} training images instead of {1:,} (0: all)"),
         ("test_views", "{0} test view(s) instead of {1}"),
         ("selection", "selection of the weights {0} instead of {1}"),
     ):
-        one, other = getattr(mine, name), getattr(paper, name)
-        if one != other:
-            lines.append(text.format(one, other))
+        # How an image is cut and its mean taken follows from the data set, which is named.
+        if _unlike(mine, paper, name) and (data == wanted or name not in _OF_THE_DATA):
+            lines.append(text.format(getattr(mine, name), getattr(paper, name)))
     seen = mine.bn_batch or mine.batch // replicas
     if seen != paper.bn_batch:
         lines.append(f"BN sees {seen} images at once instead of {paper.bn_batch}")
@@ -349,15 +351,31 @@ def differences(
     return lines
 
 
+_OF_THE_DATA = ("augmentation", "mean_images")
+
+
+def _unlike(mine: Recipe, paper: Recipe, *names: str) -> bool:
+    return any(getattr(mine, name) != getattr(paper, name) for name in names)
+
+
+def _warm_up(recipe: Recipe) -> str:
+    if not recipe.warmup_rate:
+        return "no warm-up"
+    until = f"until the error of {recipe.warmup_window} steps is below {recipe.warmup_error:g} %"
+    if recipe.warmup_error > 100:
+        until = f"for {recipe.warmup_window} steps"
+    return f"warm-up at {recipe.warmup_rate:g} {until}"
+
+
 def _schedule(recipe: Recipe) -> str:
     start = f"{recipe.learning_rate:g}"
+    warm = f" after a linear warm-up over {100 * recipe.warmup:.0f} %" if recipe.warmup else ""
     if recipe.schedule == "cosine":
-        warm = f" after a linear warm-up over {100 * recipe.warmup:.0f} %" if recipe.warmup else ""
         return f"{start}, cosine to 0{warm}"
     if recipe.schedule == "steps":
         drops = " and ".join(f"{drop:,}" for drop in recipe.drops)
-        return f"{start} times {recipe.drop_factor:g} at steps {drops}"
-    return f"{start}, constant"
+        return f"{start} times {recipe.drop_factor:g} at steps {drops}{warm}"
+    return f"{start}, constant{warm}"
 
 
 def recipe(name: str, **overrides: Any) -> Recipe:

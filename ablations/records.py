@@ -91,6 +91,8 @@ class Arm:
             value, mismatch (value / target - 1), tolerance, widths, stem_width, uniform (one factor
             for the stem and all stages) and reachable (values next to the target). None for the
             baseline.
+        undeclared: fields of the spec that the grid's file sets for this arm and that are no
+            factors.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Arm:
     reason: str = ""
     paper: dict[str, Any] | None = None
     match: dict[str, Any] | None = None
+    undeclared: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

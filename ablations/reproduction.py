@@ -20,6 +20,7 @@ def plan_again(
     *,
     out: str | Path | None = None,
     only: list[str] | None = None,
+    seeds: list[int] | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     skip_corrupt: bool = False,
@@ -32,6 +33,7 @@ def plan_again(
         run: to reproduce.
         out: directory of the new run; default: beside the old one, "-again" appended.
         only: arms.
+        seeds: by number; None: all.
         data_dir: where the data are, as the run was started with.
         image_size: likewise.
         skip_corrupt: likewise.
@@ -44,7 +46,11 @@ def plan_again(
             holds anything but an earlier reproduction of this run.
     """
     grid = run.grid
-    done = [cell for cell in run.done() if not only or cell.arm in only]
+    done = [
+        cell
+        for cell in run.done()
+        if (not only or cell.arm in only) and (seeds is None or cell.seed in seeds)
+    ]
     names = [arm.name for arm in run.arms]
     for name in only or []:
         if name not in names:
@@ -52,7 +58,7 @@ def plan_again(
 
             raise UserError(f"--only: {unknown('arm', name, names)}")
     if not done:
-        raise UserError(f"{run.directory} has no finished cells to reproduce")
+        raise UserError(f"{run.directory} has no finished cells to reproduce among those asked for")
     where = Path(out) if out else run.directory.with_name(run.directory.name + "-again")
     origin = _origin(run)
     _check_place(where, run, origin)

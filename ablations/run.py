@@ -169,8 +169,8 @@ _DRY_RUN = flags.DEFINE_boolean(
 
 #: What --reproduce can be asked for besides; all else is in the run's own records.
 _REPRODUCIBLE = (
-    "out", "only", "data_dir", "image_size", "skip_corrupt", "jobs", "devices", "retry_failed",
-    "hung_minutes", "dry_run",
+    "out", "only", "seed_list", "data_dir", "image_size", "skip_corrupt", "jobs", "devices",
+    "retry_failed", "hung_minutes", "dry_run",
 )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def _options() -> dict[str, Any]:
 
 
 def _train() -> int:
-    from ablations import report, runner, sequential
+    from ablations import preview, report, runner, sequential
     from ablations.plan import plan
 
     options = _options()
@@ -270,7 +270,7 @@ def _train() -> int:
     else:
         planned = make(_count(_SEEDS.value))
     if _DRY_RUN.value:
-        print(_dry_run(planned))
+        print(preview.preview(planned))
         return cli.EXIT_OK
     if automatic and _TARGET.value is not None:
         run = sequential.run_stages(
@@ -281,7 +281,7 @@ def _train() -> int:
     print(report.terminal(report.compare(run), _width(), sys.stdout.isatty()))
     print(
         f"written to {run.directory}: report.html, table.md, table.csv, table.tex, "
-        "statistics.csv, cells.csv"
+        "statistics.csv, cells.csv, figures/"
     )
     print(_cost(run), file=sys.stderr)
     asked = {(cell.arm, cell.seed) for cell in planned.cells}
@@ -298,17 +298,20 @@ def _cost(run: Any) -> str:
         for cell in run.done()
         if "work_cpu_seconds" in cell.results
     ]
-    text = f"beside training and evaluation steps: {time.process_time():.1f} CPU-seconds here"
+    text = (
+        "cost of the laboratory, beside training and evaluation steps: "
+        f"{time.process_time():.1f} CPU-seconds for planning, watching and reporting"
+    )
     if beside:
         text += (
-            f", {sum(beside) / len(beside):.1f} a cell in the mean (at most {max(beside):.1f}: "
-            "importing TensorFlow, building and tracing the network, saving)"
+            f"; {sum(beside) / len(beside):.1f} a cell in the mean, {max(beside):.1f} at most, for "
+            "importing TensorFlow, building and tracing the network, saving"
         )
     return text
 
 
 def _reproduce(directory: str) -> int:
-    from ablations import records, reproduction, runner
+    from ablations import preview, records, reproduction, runner
 
     _alone("reproduce", _REPRODUCIBLE)
     old = records.load(directory)
@@ -316,6 +319,7 @@ def _reproduce(directory: str) -> int:
         old,
         out=_OUT.value,
         only=_ONLY.value,
+        seeds=cli.numbers("seed_list", _SEED_LIST.value),
         data_dir=_DATA_DIR.value,
         image_size=_IMAGE_SIZE.value,
         skip_corrupt=_SKIP_CORRUPT.value,
@@ -323,7 +327,7 @@ def _reproduce(directory: str) -> int:
         devices=_DEVICES.value,
     )
     if _DRY_RUN.value:
-        print(_dry_run(planned))
+        print(preview.preview(planned))
         return cli.EXIT_OK
     found = reproduction.finished(planned)
     new = runner.execute(planned, True, _RETRY.value, _HUNG.value)
@@ -347,38 +351,6 @@ def _count(text: str | None) -> int | None:
 
 def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns
-
-
-def _dry_run(planned: Any) -> str:
-    from ablations.grids.declared import widths
-    from ablations.report.comparison import duration
-
-    wide = max(16, *(len(arm.name) + 2 for arm in planned.arms))
-    cells = planned.cells
-    seeds = len({cell.seed for cell in cells})
-    lines = [
-        f"{planned.grid.title}: {len(cells)} cells ({seeds} seed{'s' * (seeds > 1)}), "
-        f"data {planned.dataset.title}",
-        f"{'arm':<{wide}}{'parameters':>14}{'MACs':>18}{'steps':>10}{'time a cell':>16}",
-    ]
-    for arm in planned.arms:
-        if not any(cell.arm == arm.name for cell in cells):
-            continue
-        lines.append(
-            f"{arm.name:<{wide}}{arm.parameters:>14,}{arm.macs:>18,}"
-            f"{planned.steps(arm.name):>10,}{duration(planned.seconds(arm.name)):>16}"
-            + (f"   width {widths(arm)}: {100 * arm.match['mismatch']:+.2f} %" if arm.match else "")
-        )
-    if planned.unmatched:
-        lines += ["NOT MATCHED (allowed):", *(f"  {line}" for line in planned.unmatched)]
-    total = sum(planned.seconds(cell.arm) for cell in cells) / planned.jobs
-    lines += [
-        f"about {duration(total)} with {planned.jobs} cells side by side, "
-        f"{planned.platform.threads} thread(s) each, on "
-        f"{planned.platform.device} (rough, before measuring)",
-        f"about {planned.disk() / 1e6:.1f} MB in {planned.directory}",
-    ]
-    return "\n".join(lines)
 
 
 def console() -> None:

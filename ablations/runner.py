@@ -208,9 +208,10 @@ class _Runner:
         if self.queue:
             seconds = sum(self.plan.seconds(cell.arm) for cell in self.queue) / self.plan.jobs
             start = f"continues: {self.done} cells done, " if continuing else ""
+            many = "s" * (len(self.queue) > 1)
             show.event(
-                f"{start}{len(self.queue)} cells to train, up to {self.plan.jobs} side by side, in "
-                f"{self.root}; about {duration(seconds)} (rough, before measuring)"
+                f"{start}{len(self.queue)} cell{many} to train, up to {self.plan.jobs} side by "
+                f"side, in {self.root}; about {duration(seconds)} (rough, before measuring)"
             )
 
     def _start(self, cell: PlannedCell) -> None:
@@ -279,6 +280,8 @@ class _Runner:
                 f"the disk of {self.root} is full; free some space (log: "
                 f"{child.directory / 'log.txt'})"
             )
+            with contextlib.suppress(OSError):
+                records.end_attempt(child.directory, "the disk was full")
             return
         self.failed += 1
         failure = child.directory / "failure.json"

@@ -56,6 +56,8 @@ def _cell(cell: Cell) -> tuple[str, str]:
     except (OSError, ValueError):
         return cell.state, ""
     where = f", epoch {progress.get('epoch', 0):.1f}, step {progress.get('step', 0):,}"
+    if ended := (read_attempts(cell.directory) or [{}])[-1].get("end"):
+        return "interrupted", f"{where}; {ended}"
     if age < FRESH_SECONDS:
         return "running", where
     return "interrupted", f"{where}; silent for {duration(age)}"

@@ -20,6 +20,8 @@ from ablations.recipes import Recipe
 from reszoo.models import logits_model
 
 EVAL_BATCH = 250
+#: Of TensorFlow's build: what computes on a GPU.
+_LIBRARIES = ("cuda_version", "cudnn_version")
 
 
 def make_strategy(name: str, replicas: int, gpus: bool) -> tf.distribute.Strategy | None:
@@ -210,10 +212,14 @@ class Trainer:
     def machine(self) -> dict[str, Any]:
         """Return what this process trains on, as it finds it and not as it was planned."""
         gpus = tf.config.list_physical_devices("GPU")
+        build = tf.sysconfig.get_build_info()
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return {
             **(
-                {"gpus": sorted(str(detail.get("device_name")) for detail in details)}
+                {
+                    "gpus": sorted(str(detail.get("device_name")) for detail in details),
+                    **{name: str(build[name]) for name in _LIBRARIES if name in build},
+                }
                 if gpus
                 else {"device": environment.cpu_model()}
             ),

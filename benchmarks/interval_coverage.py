@@ -181,6 +181,15 @@ def seed_rows(sets: int, random: np.random.Generator) -> list[Row]:
         case = "all 5 arms at the margin, 3 stds of the differences"
         share("TOST: one arm falsely equivalent", case, 5, p[:, 0] < LEVEL)
         share("TOST, Holm: any falsely equivalent", case, 5, (holm_rows(p) < LEVEL).any(1))
+        # The worst case for words: some arms equal the baseline, the others are at the margin.
+        values = draw(random, sets, seeds)
+        values[:, 3:] += margin
+        words = paired_tests(values)
+        false = (words.holm[:, :2] < LEVEL).any(1)
+        p = tost(words, margin, seeds - 1)
+        false |= (holm_rows(p)[:, 2:] < LEVEL).any(1)
+        case = "2 arms equal, 3 at the margin, 3 stds of the differences"
+        share("with a margin: any false word of either kind", case, None, false)
         for setting, stds in (("equal spread", (1.0,) * 4), ("one arm 4x", (1.0, 1.0, 1.0, 4.0))):
             values = draw(random, sets, seeds, stds=stds)
             one, _, both = factor_tests(values.reshape(sets, 2, 2, seeds))

@@ -22,7 +22,8 @@ from typing import Any
 from ablations import environment, files, records, report, run_grid
 from ablations.matrix import PlannedCell
 from ablations.plan import Plan, plan
-from ablations.run import _dry_run
+from ablations.preview import preview
+from ablations.report import figures, tensorboard
 from ablations.status import status
 
 
@@ -53,7 +54,8 @@ def _finish(cell: PlannedCell, root: Path, template: Path, record: dict[str, Any
         shutil.copyfile(template / name, directory / name)
     error = 10 + (hash((cell.arm, cell.seed)) % 1000) / 100
     results = {**record["results"], "test_error": error}
-    files.write_json(directory / "record.json", {**record, "results": results})
+    mine = {"arm": cell.arm, "seed": cell.seed, "identity": cell.identity, "results": results}
+    files.write_json(directory / "record.json", {**record, **mine})
     files.write_json(
         directory / "cell.json",
         {
@@ -92,7 +94,7 @@ def main() -> None:
             "plan",
             lambda: plan(str(root / "large.yaml"), seeds=arguments.seeds, out=root / "run"),
         )
-        timed(rows, "list (--dry_run)", lambda: _dry_run(planned))
+        timed(rows, "list (--dry_run)", lambda: preview(planned))
         print(f"writing {len(planned.cells):,} cells", flush=True)
         fill(planned, template)
         run = timed(rows, "read, every file's hash checked", lambda: records.load(root / "run"))
@@ -101,9 +103,13 @@ def main() -> None:
         with redirect_stdout(io.StringIO()):
             timed(
                 rows,
-                "write the report (tables, page)",
+                "write tables and page",
                 lambda: report.write_files(run, comparison, root / "report"),
             )
+            drawn = timed(
+                rows, "draw figures (PNG, SVG)", lambda: figures.write(run, root / "report")
+            )
+            timed(rows, "TensorBoard", lambda: tensorboard.write_run(run, comparison, drawn))
             timed(rows, "terminal table", lambda: report.terminal(comparison, 120))
         size = (root / "report" / "report.html").stat().st_size
     print(f"{environment.version_line()}; {environment.cpu_model()}")

@@ -60,11 +60,16 @@ FAMILIES: dict[str, tuple[str, bool, str]] = {
         "arXiv 1709.01507. `legacy`: the Caffe nets; the others: timm.",
     ),
     "Efficient channel attention": (r"ecaresnet.+", False, "arXiv 1910.03151, timm."),
-    "Pre-activation ResNet": (r"preresnet\d+b?", False, "arXiv 1603.05027."),
+    "Pre-activation ResNet": (
+        r"preresnet\d+b?",
+        False,
+        "arXiv 1603.05027: conv1, norm and activation, then the max-pool (fb.resnet.torch). osmr's "
+        "nets have a second norm and activation after it.",
+    ),
     "Pre-activation ResNet of timm": (
         r"resnetv2_\d+[dt]?(_gn)?",
         False,
-        "The first unit's shortcut leaves before the activation.",
+        "The max-pool follows conv1; the first unit's shortcut leaves before the activation.",
     ),
     "Big Transfer": (
         r"resnetv2_\d+x\d_bit",

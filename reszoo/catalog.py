@@ -290,7 +290,10 @@ def names(pattern: str = "*", weights: bool = False) -> list[str]:
 
     Args:
         pattern: e.g. ``"resnet1?"``.
-        weights: only names that the index of published weights lists.
+        weights: only names whose default published weights (`weights="imagenet"`, `"cifar10"` or
+            `"cifar100"`) `build` takes as they are: a hash or a pinned revision is known, so
+            that they need no `verify=False`, and the licence needs no `allow_noncommercial=True`.
+            `reszoo.weights.index.entries()` lists the others too.
 
     Raises:
         SpecError: the pattern is no text.
@@ -304,7 +307,7 @@ def names(pattern: str = "*", weights: bool = False) -> list[str]:
     if weights:
         from reszoo.weights import index
 
-        listed = {entry.network for entry in index.entries() if entry.supported}
+        listed = {entry.network for entry in index.entries() if entry.default and entry.free}
         every = [name for name in every if name in listed]
     return sorted(
         every, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)]
@@ -315,12 +318,13 @@ def spec(network: str | ResNetSpec, **overrides: Any) -> ResNetSpec:
     """Return the spec of a catalogue name, with fields replaced.
 
     Args:
-        network: a name (`names()` lists them) or a ResNetSpec to start from.
+        network: a name (`names()` lists them), also with a weights tag ("resnet50.a1_in1k": the
+            network that these weights are of, as `build` makes it), or a ResNetSpec to start from.
         **overrides: fields of ResNetSpec; also the derived `depth` (see ResNetSpec.replace) and
             `width` (channels of the first stage; the others scale with it).
 
     Raises:
-        SpecError: the name, a field or the combination is not possible.
+        SpecError: the name, the tag, a field or the combination is not possible.
     """
     if isinstance(network, ResNetSpec):
         return network.replace(**overrides)
@@ -332,6 +336,13 @@ def spec(network: str | ResNetSpec, **overrides: Any) -> ResNetSpec:
             "build, describe and complexity take its name"
         )
     if network not in NETWORKS:
-        raise SpecError(unknown("network", network, names()))
+        bare, dot, tag = network.partition(".")
+        if not dot or bare not in (*NETWORKS, *VGG):
+            raise SpecError(unknown("network", bare, names()))
+        from reszoo.weights import index
+
+        entry = index.find(bare, tag)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return spec(bare, **{"classes": entry.classes, **entry.overrides, **given})
     values = merge({"name": network, **NETWORKS[network]}, overrides)
     return named(ResNetSpec.from_dict(values), overrides)

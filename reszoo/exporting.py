@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from reszoo.catalog import VGG
 from reszoo.errors import SpecError, unknown
 from reszoo.layers import deep_graph
 from reszoo.plans import Plan, plan
+from reszoo.weights.own_files import STATEMENT, Statement, stated
 
 _FORMATS = {"saved_model": "tf_saved_model", "onnx": "onnx"}
 _TOLERANCE = 1e-4
@@ -49,8 +51,8 @@ def export(
 
     Raises:
         SpecError: an unknown format, or a model that is not functional or has several inputs.
-        ExportError: a package is missing, Keras' exporter fails, or outputs differ by more than
-            1e-4 of the largest; the file is there then.
+        ExportError: a package is missing, Keras' exporter fails, or what it wrote does not run or
+            differs by more than 1e-4 of the largest output; the file is there then.
     """
     if not isinstance(format, str) or format not in _FORMATS:
         raise SpecError(unknown("export format", format, _FORMATS))
@@ -80,9 +82,13 @@ def export(
         try:
             written.export(str(target), format=_FORMATS[format], verbose=False)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"Keras' {format} exporter failed on {target}: {reason}") from error
-    found = _run_onnx(target, images) if format == "onnx" else _run_saved_model(target, images)
+            raise ExportError(
+                f"Keras' {format} exporter failed on {target}: {_line(error)}"
+            ) from error
+    try:
+        found = _run_onnx(target, images) if format == "onnx" else _run_saved_model(target, images)
+    except Exception as error:
+        raise ExportError(f"{target} was written but does not run: {_line(error)}") from error
     if len(found) != len(expected):
         raise ExportError(f"{target} has {len(found)} outputs, the model {len(expected)}")
     worst = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
@@ -99,9 +105,10 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
     """Return a model's weights as a torch state dict with timm's names, and write it.
 
     The names and shapes are those of timm's and torchvision's networks of the same architecture,
-    which load it with ``strict=True``. A state dict does not hold the architecture: what
-    differs from the catalogue's network must be given to `build` again, and so must
-    ``stride_placement="1x1"`` (the paper's ResNet-50), since torch's files have it in the 3x3.
+    which load it with ``strict=True``. A WeightsNotice says so where theirs computes something else
+    with these tensors: the paper's ResNet-50 strides in the 1x1, theirs in the 3x3. A
+    `.safetensors` file also holds the spec, preprocessing and labels, which `build` reads back; a
+    `.pth` file does not, so that what differs from torch's network must be given to `build` again.
 
     Args:
         model: built by reszoo with its classifier or pooled features, not folded.
@@ -116,11 +123,14 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
         ExportError: a `.pth` file without torch, or no directory can be made for the file.
     """
     from reszoo.weights import conversion, grammars
+    from reszoo.weights.agreement import elsewhere
+    from reszoo.weights.loading import say
 
     description = _plan_of(model)
+    grammar = grammars.exported(description)
     layers = {layer.name: layer for layer in model.layers}
     state: dict[str, np.ndarray] = {}
-    for tensor in grammars.tensors(description, grammars.exported(description)):
+    for tensor in grammars.tensors(description, grammar):
         if tensor.layer not in layers:
             raise SpecError(f"{model.name} ends before its {tensor.layer}: export a whole network")
         variable = getattr(layers[tensor.layer], tensor.variable)
@@ -130,7 +140,17 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
             module = tensor.name.rpartition(".")[0]
             state[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
     if path is not None:
-        _write_torch(state, Path(path))
+        _write_torch(state, Path(path), stated(model))
+    if description.spec is not None:
+        theirs, lacking = elsewhere(description.spec, grammar)
+        if theirs and not lacking:
+            values = ", ".join(
+                f"{n}={v!r} and not {getattr(description.spec, n)!r}" for n, v in theirs.items()
+            )
+            say(
+                f"{model.name}: torch's networks whose tensors have these names have {values}: "
+                "they take this file and compute something else"
+            )
     return state
 
 
@@ -155,7 +175,7 @@ def _make_parent(path: Path) -> None:
         raise ExportError(f"no directory can be made for {path}: {error.strerror}") from None
 
 
-def _write_torch(state: dict[str, np.ndarray], path: Path) -> None:
+def _write_torch(state: dict[str, np.ndarray], path: Path, statement: Statement) -> None:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise SpecError(f"torch's weights end in .safetensors or .pth, not {path.name!r}")
     if path.is_dir():
@@ -164,7 +184,9 @@ def _write_torch(state: dict[str, np.ndarray], path: Path) -> None:
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        save_file(state, path, metadata={"format": "pt"})
+        meta = {k: statement.meta.get(k) for k in ("preprocessing", "labels", "weights")}
+        text = json.dumps({"spec": statement.spec, "meta": meta})
+        save_file(state, path, metadata={"format": "pt", STATEMENT: text})
     else:
         try:
             import torch
@@ -195,9 +217,14 @@ def _example(model: keras.Model) -> np.ndarray:
     shape = model.inputs[0].shape[1:]
     size = [64 if n is None else n for n in shape]
     random = np.random.default_rng(0)
-    if getattr(model, "meta", {}).get("in_graph"):
-        return random.integers(0, 256, (2, *size)).astype(np.float32)
-    return random.standard_normal((2, *size)).astype(np.float32)
+    dtype = model.inputs[0].dtype
+    if "int" in dtype or getattr(model, "meta", {}).get("in_graph"):
+        return random.integers(0, 128 if dtype == "int8" else 256, (2, *size)).astype(dtype)
+    return random.standard_normal((2, *size)).astype(dtype)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _run_saved_model(path: Path, images: np.ndarray) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from reszoo.layers import deep_graph
 from reszoo.layers.network import adopt_policy
 from reszoo.plans import Plan, plan
 from reszoo.specs import ResNetSpec
+from reszoo.weights import own_files
 
 _ACTIVATIONS = (None, "softmax", "sigmoid", "linear")
 _POOLING = (None, "avg", "max")
@@ -70,7 +72,9 @@ def build(
             of the first kernel, n channels the kernel repeated, times 3/n.
         input_tensor: a Keras tensor (N, H, W, C), or (N, C, H, W), to build on, e.g. the output of
             preprocessing layers, which become part of the model; it has the shape, so that
-            `input_shape` is not needed.
+            `input_shape` is not needed. Layers' names are the same in every network, and one Keras
+            model holds a name once: for two networks on one input build both without it, with
+            different `name=`, and call them, `a(x)` and `b(x)`.
         dtype: Keras dtype policy of every layer, e.g. "mixed_bfloat16", and of the model, so that
             `fit` scales the losses of "mixed_float16"; the classifier's activation is always
             float32. None: Keras' setting.
@@ -83,7 +87,8 @@ def build(
             itself, so that exported models do too. Needs weights with known preprocessing.
         data_format: "channels_last" or "channels_first"; None: Keras' setting.
         portable: use stock Keras layers and keras.Model only, so that the saved file loads without
-            reszoo; without what `reszoo.layers.ResNet` adds (`feature_info`, `freeze`, labels, …).
+            reszoo; without what `reszoo.layers.ResNet` adds (`feature_info`, `freeze`, …). What
+            it would know of its spec and weights stands in the file, for `build` and `load`.
         seed: initial values become a function of (seed, layer name, shape) only, so that networks
             built with the same seed share the values of every tensor they have in common.
             None: Keras' global seed.
@@ -147,6 +152,17 @@ def build(
             "use one of the two"
         )
 
+    indices: list[int] = []
+    if features_only:
+        indices = _indices(out_indices, len(description.endpoints))
+        wanted = [description.endpoints[i] for i in indices]
+    elif include_top:
+        wanted = [description.layers[-1].name]
+    else:
+        wanted = [description.features]
+    needed = _ancestors(description, wanted)
+    if source is not None:
+        source.check(description, needed)  # nothing is built that the file does not cover
     writer = KerasWriter(
         description,
         portable=portable,
@@ -162,15 +178,6 @@ def build(
         writer.tensors["input"] = source.preprocessing.for_channels(channels).layer(
             name="preprocessing", data_format=form, dtype=dtype
         )(start)
-    indices: list[int] = []
-    if features_only:
-        indices = _indices(out_indices, len(description.endpoints))
-        wanted = [description.endpoints[i] for i in indices]
-    elif include_top:
-        wanted = [description.layers[-1].name]
-    else:
-        wanted = [description.features]
-    needed = _ancestors(description, wanted)
     for layer in description.layers[1:]:
         if layer.name in needed:
             writer.write(layer)
@@ -199,7 +206,7 @@ def build(
         arguments = {"inputs": start, "outputs": outputs if len(outputs) > 1 else outputs[0]}
         if portable:
             model = keras.Model(**arguments, name=label)
-            model.spec = description.spec
+            own_files.state(model, description.spec, meta)
             adopt_policy(model)
         else:
             model = own.ResNet(**arguments, name=label, spec=description.spec, meta=meta)
@@ -245,9 +252,8 @@ def backbone(
 def load(path: str | Path) -> keras.Model:
     """Load a `.keras` file that `build(...).save(path)` wrote, with equal outputs.
 
-    `.spec` is the spec that the network was built from; None for VGG and for portable files, which
-    hold stock Keras layers only. An optimizer in the file is left out (`keras.saving.load_model`
-    loads it too).
+    `.spec` is the spec that the network was built from; None for VGG and for files of other models
+    than `build`'s. An optimizer in the file is left out (`keras.saving.load_model` loads it too).
 
     Args:
         path: the file. Only open files that you trust.
@@ -263,16 +269,18 @@ def load(path: str | Path) -> keras.Model:
         raise ValueError(f"{file} is not a .keras file; load(path) reads what model.save wrote")
     try:
         with zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except zipfile.BadZipFile:
-        members = []
-    if "config.json" not in members:
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        config = None
+    if not isinstance(config, dict):
         raise ValueError(f"{file} is not a Keras model file, as model.save writes them")
     # The number of layers stands inside the file; portable models have no class of ours to ask.
     with deep_graph(20_000):
         model = keras.saving.load_model(file, compile=False)
     if not hasattr(model, "spec"):
-        model.spec = None
+        known = own_files.Statement.of_build(config.get("build_config"))
+        spec = None if known.spec is None else ResNetSpec.from_dict(known.spec)
+        own_files.state(model, spec, known.meta)
         adopt_policy(model)
     return model
 

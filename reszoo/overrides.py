@@ -57,7 +57,8 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     if overrides.get("depth") is not None:
         merged["depths"] = _stage_depths(merged, overrides["depth"], "depths" in overrides)
     if overrides.get("width") is not None:
-        merged.update(_stage_widths(merged, overrides["width"], "widths" in overrides))
+        stem = overrides.get("stem_width")
+        merged.update(_stage_widths(merged, overrides["width"], stem, "widths" in overrides))
     return merged
 
 
@@ -90,7 +91,10 @@ def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tupl
     return ((depth - 2) // per_block,) * stages
 
 
-def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict[str, Any]:
+def _stage_widths(
+    values: Mapping[str, Any], width: object, stem: object, clash: bool
+) -> dict[str, Any]:
+    """Return the widths of stem and stages that `width` stands for; a `stem` given stays."""
     if clash:
         raise SpecError("give width or widths, not both")
     width = plain_int(width)
@@ -98,8 +102,8 @@ def _stage_widths(values: Mapping[str, Any], width: object, clash: bool) -> dict
         raise SpecError(f"width takes a positive integer, not {width!r}")
     old = values["widths"]
     scaled = []
-    for channels in (values.get("stem_width") or old[0], *old):
+    for channels in (old[0] if stem is not None else values.get("stem_width") or old[0], *old):
         if channels * width % old[0]:
             raise SpecError(f"width={width} does not scale widths {tuple(old)} to integers")
         scaled.append(channels * width // old[0])
-    return {"stem_width": scaled[0], "widths": tuple(scaled[1:])}
+    return {"stem_width": scaled[0] if stem is None else stem, "widths": tuple(scaled[1:])}

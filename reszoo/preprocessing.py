@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHANNEL_ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center",)
+#: The longest side, in pixels, to which preprocessing resizes an image's shorter one.
+MAX_SIDE = 8192
 
 #: The sets that `labels` knows, and their numbers of classes.
 LABEL_SETS = {"imagenet1k": 1000, "cifar10": 10, "cifar100": 100}
@@ -95,6 +97,13 @@ class Preprocessing:
             object.__setattr__(self, name, _number(name, fraction))
             if not 0 < fraction <= 1:
                 raise SpecError(f"{name} takes a number in (0, 1], not {fraction!r}")
+        # A file of weights may hold any of them, and the next image would be made as large.
+        for size, fraction in ((self.input_size, self.crop_fraction), self.evaluation):
+            if size > MAX_SIDE * fraction:
+                raise SpecError(
+                    f"images are resized to size / crop fraction, at most {MAX_SIDE} pixels, "
+                    f"not {size} / {fraction:g}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; `from_dict` takes them back."""
@@ -177,16 +186,46 @@ class Preprocessing:
         Raises:
             SpecError: the shape or type is not that of images.
         """
-        if hasattr(images, "__array_interface__") or isinstance(images, (list, tuple)):
-            return self._normalize_array(images)
-        if not hasattr(images, "shape"):
-            raise SpecError(f"images are an array or a tensor, not {type(images).__name__}")
-        from reszoo.layers.preprocessing import normalized
+        images = self._checked(images)
+        if not hasattr(images, "__array_interface__"):
+            from reszoo.layers.preprocessing import normalized
 
-        self._check_shape(tuple(images.shape))
-        return normalized(images, self)
+            return normalized(images, self)
+        import numpy as np
 
-    def _normalize_array(self, images: Any) -> np.ndarray:
+        if self.channel_order == "bgr":
+            images = images[..., ::-1]
+        factor, offset = self.affine
+        out = images.astype(np.float32)
+        out *= np.asarray(factor, np.float32)
+        out += np.asarray(offset, np.float32)
+        return out
+
+    def pixels(self, images: Any) -> Any:
+        """Return images in float32, checked as by `normalize` and not normalised.
+
+        For networks that normalise in their graph.
+
+        Args:
+            images: as in `normalize`.
+
+        Raises:
+            SpecError: the shape or type is not that of images.
+        """
+        images = self._checked(images)
+        if hasattr(images, "__array_interface__"):
+            return images.astype("float32")
+        import keras
+
+        return keras.ops.cast(images, "float32")
+
+    def _checked(self, images: Any) -> Any:
+        """Return images as an array or a tensor."""
+        if not (hasattr(images, "__array_interface__") or isinstance(images, (list, tuple))):
+            if not hasattr(images, "shape"):
+                raise SpecError(f"images are an array or a tensor, not {type(images).__name__}")
+            self._check_shape(tuple(images.shape))
+            return images
         import numpy as np
 
         if isinstance(images, (list, tuple)):
@@ -204,13 +243,7 @@ class Preprocessing:
                     "are they normalised already?",
                     stacklevel=3,
                 )
-        if self.channel_order == "bgr":
-            images = images[..., ::-1]
-        factor, offset = self.affine
-        out = images.astype(np.float32)
-        out *= np.asarray(factor, np.float32)
-        out += np.asarray(offset, np.float32)
-        return out
+        return images
 
     def _check_shape(self, shape: tuple[int | None, ...]) -> None:
         if len(shape) not in (3, 4) or shape[-1] != len(self.mean):

@@ -133,9 +133,25 @@ class _Writer:
     def _antialias(self, name: str, x: str) -> str:
         if self.spec.antialias == "average":
             return self.draft.add(name, "average_pool", x, kernel=2, stride=2)
+        size = self.draft.layers[x].size
+        if any(n is not None and n < 2 for n in size):
+            raise SpecError(
+                f"{name}: a map of {size[0]}x{size[1]} has no second pixel for the blur's "
+                "reflected border; use a larger input_shape"
+            )
         return self.draft.add(name, "blur_pool", x, kernel=3, stride=2, padding=1)
 
     # Stem
+
+    def _activates_stem(self) -> bool:
+        """Whether the first unit's activation stands before the stem's pooling instead.
+
+        A shortcut that leaves after it finds it right after conv1 (arXiv 1603.05027, appendix;
+        fb.resnet.torch, preresnet.lua).
+        """
+        spec = self.spec
+        after = spec.activation_order in _PRE and spec.preact_split == "after"
+        return after and spec.stem_pool not in ("none", "conv")
 
     def _stem(self) -> str:
         spec, draft = self.spec, self.draft
@@ -153,7 +169,7 @@ class _Writer:
         else:
             kernel, stride = (7, 2) if spec.stem == "imagenet" else (3, 1)
         # In the pre-activation orders the blocks begin with what would end the stem.
-        ends = spec.stem_pool != "conv"
+        ends = spec.stem_pool != "conv" and not self._activates_stem()
         normalized = spec.activation_order != "pre" or not ends
         x = self._conv(f"stem_conv{number}", x, width, kernel, stride, normalized=normalized)
         if normalized:
@@ -215,9 +231,10 @@ class _Writer:
         y = x
         activated = x
         blurs = False
+        activated_stem = draft.stage == draft.block == 1 and self._activates_stem()
         for number, conv in enumerate(convs, start=1):
             last = number == len(convs)
-            if order in _PRE:
+            if order in _PRE and not (number == 1 and activated_stem):
                 if order == "pre":
                     y = self._norm(f"{tag}_norm{number}", y)
                 y = draft.add(f"{tag}_relu{number}", "relu", y)

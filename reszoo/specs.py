@@ -89,8 +89,9 @@ class ResNetSpec:
             orders of its Table 2: ``"norm_after_add"`` (b), ``"relu_before_add"`` (c),
             ``"relu_only_pre"`` (d).
         preact_split: where the first unit's shortcut leaves in the two pre-activation orders:
-            ``"after"`` the activation (arXiv 1603.05027, appendix) or ``"before"`` it (timm, Wide
-            ResNet's code). In other units shortcuts that change the shape leave after it, the
+            ``"after"`` the activation (arXiv 1603.05027, appendix), which then stands right after
+            the stem's convolution, before a pooling (fb.resnet.torch), or ``"before"`` it (timm,
+            Wide ResNet's code). In other units shortcuts that change the shape leave after it, the
             others (and those of stage_stride "last" that only halve the map) before it.
         shortcut: ``"none"`` (plain), ``"A"`` (identity, zero channels where the width grows),
             ``"B"`` (projection where the shape changes), ``"C"`` (projection in every block; the
@@ -109,7 +110,9 @@ class ResNetSpec:
         residual_scale: factor of the residual branch, with any shortcut (1603.05027, beside
             "scaled": 1 or 0.5).
         gate_bias: initial bias of the gates of the two gated shortcuts.
-        shortcut_dropout: rate of shortcut "dropout".
+        shortcut_dropout: rate of shortcut "dropout". What is kept is scaled by 1 / (1 - rate) in
+            training, so that the expectation stays 1; 1603.05027 sees one of 1 - rate, which is
+            "scaled" with that `shortcut_scale`.
         stride_placement: where a bottleneck strides: ``"1x1"`` (the first 1x1; the paper, "v1") or
             ``"3x3"`` ("v1.5", torchvision). Without effect on basic blocks.
         stage_stride: the stride stands in the ``"first"`` block of stages 2…, or in the ``"last"``
@@ -305,7 +308,8 @@ class ResNetSpec:
         Args:
             depth: weighted layers: 6n+2 (basic) or 9n+2 (bottleneck) of CIFAR nets; of ImageNet
                 nets those of Table 1.
-            width: channels of the first stage; the stem and the later stages scale with it.
+            width: channels of the first stage; the later stages scale with it, and the stem unless
+                `stem_width` is given.
             **overrides: fields of the spec.
 
         Raises:

@@ -76,7 +76,10 @@ def write(model: keras.Model, kind: str, directory: Path) -> Path:
 
 
 def damaged(path: Path, directory: Path, **changes: Any) -> Path:
-    """Copy a state dict with tensors replaced (None: left out); "__" in a name stands for "."."""
+    """Copy a state dict without what it says of its network, as others write them.
+
+    With tensors replaced (None: left out); "__" in a name stands for ".".
+    """
     state = load_file(path)
     for name, value in changes.items():
         state.pop(name.replace("__", "."), None)

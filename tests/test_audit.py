@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ablations
-from ablations import data, files, records
+from ablations import data, environment, files, records
 from ablations.audit import audit
 from ablations.recipes import Recipe
 from ablations.stream import Stream, make_source, pixel_mean
@@ -171,3 +171,13 @@ def test_other_code_is_a_mismatch(copy: Path) -> None:
 
     rewrite(copy, "B", 1, change)
     assert any("code of reszoo or ablations: " in p for p in audit(ablations.load(copy)).problems)
+
+
+def test_variables_that_change_results_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONEDNN_MAX_CPU_ISA changes a convolution's last bits; Terraform's TF_VAR_* hold secrets."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("TF_VAR_password", "secret")
+    monkeypatch.setenv("TF_TOKEN_app", "secret")
+    variables = environment.describe()["variables"]
+    assert variables["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "secret" not in variables.values()

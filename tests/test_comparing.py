@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
 import types
 from pathlib import Path
@@ -18,7 +20,7 @@ from ablations.errors import UserError
 from ablations.plan import plan
 from ablations.records import Cell, Run
 from ablations.report import __main__ as report_command
-from ablations.report import table, terminal
+from ablations.report import html, latex, table, terminal
 from ablations.report.merging import merge
 from ablations.status import status
 
@@ -77,6 +79,21 @@ def test_two_seeds_give_no_interval_p_or_word(tmp_path: Path) -> None:
     )
 
 
+def test_one_seed_compares_each_arm_with_the_baseline(tmp_path: Path) -> None:
+    """Of 50 images the baseline has 10 wrong, the arm 4 of these and one of its own."""
+    run = made_up(tmp_path, {"base": [20.0], "arm": [10.0]})
+    label, cells = np.zeros(50, int), []
+    for cell, wrong in zip(run.cells, (range(10), [0, 1, 2, 3, 49]), strict=True):
+        directory = tmp_path / cell.arm
+        directory.mkdir()
+        predicted = np.isin(np.arange(50), list(wrong)).astype(int)
+        np.savez(directory / "predictions.npz", label=label, predicted=predicted)
+        cells.append(dataclasses.replace(cell, directory=directory))
+    found = compared(dataclasses.replace(run, cells=cells)).images["arm"]
+    assert found.difference == pytest.approx(-10.0)  # points: the arm has fewer wrong
+    assert found.p == pytest.approx(stats.binomtest(1, 7).pvalue)
+
+
 def test_one_seed_compares_images(tmp_path: Path) -> None:
     comparison = compared(made_up(tmp_path, {k: v[:1] for k, v in ERRORS.items()}))
     assert set(comparison.images) == {"worse", "near", "noise"}
@@ -102,6 +119,74 @@ def test_two_factors_give_effects(tmp_path: Path) -> None:
     base, worse, near, noise = (np.array(ERRORS[arm]) for arm in ERRORS)
     assert effects.contrast.mean == pytest.approx(float((noise - near - worse + base).mean()))
     assert any("a x b" in line for line in table.effect_lines(compared(run)))
+
+
+def test_effects_are_not_taken_without_failed_seeds(tmp_path: Path) -> None:
+    factors = {arm: {"a": i // 2, "b": i % 2} for i, arm in enumerate(ERRORS)}
+    errors: dict[str, list[float | None]] = {k: list(v) for k, v in ERRORS.items()}
+    errors["noise"][4] = None
+    for problem, tested in (("", True), ("out of memory", False)):
+        effects = compared(made_up(tmp_path, errors, factors=factors, problem=problem)).effects
+        assert effects is not None
+        assert (effects.a.p is not None) == (effects.contrast is not None) == tested
+
+
+@pytest.mark.parametrize("lost", ["base", "arm"])
+def test_a_failed_seed_without_a_partner_counts(lost: str, tmp_path: Path) -> None:
+    errors = {"base": [10.0, 10.4, 9.8, None], "arm": [7.1, 7.2, 7.0, None]}
+    run = made_up(tmp_path, errors)
+    cells = [
+        dataclasses.replace(cell, state="failed", problem="hung")
+        if (cell.arm, cell.seed) == (lost, 3)
+        else cell
+        for cell in run.cells
+    ]
+    assert compared(run).rows[1].word == "better"  # both merely planned
+    row = compared(dataclasses.replace(run, cells=cells)).rows[1]
+    assert row.word == "" and "seed 3 has no finite error" in row.reason
+
+
+def test_the_number_of_pairs_is_shown_where_it_is_not_n(tmp_path: Path) -> None:
+    errors = {"base": [10.0, 10.4, 9.8, None, None], "arm": [7.1, 7.2, 7.0, 13.0, 11.6]}
+    comparison = compared(made_up(tmp_path, errors))
+    html_page = html.page(made_up(tmp_path, errors), comparison)
+    for text in (table.markdown(comparison), terminal(comparison, 160), html_page,
+                 latex.table(comparison)):  # fmt: skip
+        assert "(3 pairs)" in text
+    rows = list(csv.DictReader(io.StringIO(table.table_csv(comparison))))
+    assert (rows[1]["n"], rows[1]["test_error_pairs"]) == ("5", "3")
+    assert "pairs)" not in table.markdown(compared(made_up(tmp_path, ERRORS)))
+
+
+def test_another_baseline_is_said_to_be_chosen_afterwards(tmp_path: Path) -> None:
+    first = plan("shortcuts", out=tmp_path)
+    assert "planned_baseline" not in first.grid_json()
+    files.write_signed(tmp_path / "grid.json", first.grid_json())
+    later = plan("shortcuts", out=tmp_path, baseline="B").grid_json()
+    assert (later["baseline"], later["planned_baseline"]) == ("B", "plain")
+    files.write_signed(tmp_path / "grid.json", later)
+    assert "planned_baseline" not in plan("shortcuts", out=tmp_path, baseline="plain").grid_json()
+    run = made_up(tmp_path, ERRORS)
+    assert "CHOSEN AFTERWARDS" not in " ".join(compared(run).caption)
+    run.grid.update(baseline="near", planned_baseline="base")
+    assert "CHOSEN AFTERWARDS: the grid's is base" in " ".join(compared(run).caption)
+
+
+def test_arms_that_left_the_grid_are_not_lost_silently(tmp_path: Path) -> None:
+    grid = tmp_path / "mine.yaml"
+    text = (
+        "factors: {{shortcut: [{}]}}\n"
+        "presets: {{quick: {{network: resnet20, recipe: quick, dataset: fashion}}}}\n"
+    )
+    grid.write_text(text.format("A, B, C"))
+    first = plan(str(grid), out=tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    files.write_signed(tmp_path / "run" / "grid.json", first.grid_json())
+    grid.write_text(text.format("A, B"))
+    with pytest.raises(UserError, match="holds arms that the grid no longer has: C"):
+        plan(str(grid), out=tmp_path / "run")
+    grid.write_text(text.format("A, B, C, none"))
+    assert len(plan(str(grid), out=tmp_path / "run").arms) == 4
 
 
 # Several runs
@@ -227,16 +312,75 @@ def test_a_failed_first_stage_loses_no_table(tmp_path: Path) -> None:
     assert len(said) == 1 and said[0].endswith("lacks arm/seed4")
 
 
-def test_a_number_of_seeds_replaces_an_earlier_decision(tmp_path: Path) -> None:
-    decided = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4], "decision": "seven"}
+def test_seeds_chosen_from_the_data_are_never_forgotten(tmp_path: Path) -> None:
+    """Ordinary intervals over a number of seeds that the data chose cover less than 95 %."""
+    stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4]}
+    decided = {**stage, "decision": "seven"}
     first = plan("shortcuts", out=tmp_path, seeds=5, margin=0.4, analysis=decided)
     files.write_signed(tmp_path / "grid.json", first.grid_json())
     assert plan("shortcuts", out=tmp_path).analysis == {"margin": 0.4, **decided}
     for given in ({"seeds": 2}, {"seed_list": [7]}):
-        assert plan("shortcuts", out=tmp_path, **given).analysis == {"margin": 0.4}
+        assert plan("shortcuts", out=tmp_path, **given).analysis == {"margin": 0.4, **decided}
+    undecided = plan("shortcuts", out=tmp_path / "b", seeds=5, margin=0.4, analysis=stage)
+    (tmp_path / "b").mkdir()
+    files.write_signed(tmp_path / "b" / "grid.json", undecided.grid_json())
+    assert plan("shortcuts", out=tmp_path / "b", seeds=3).analysis == {"margin": 0.4}
+
+
+def test_merged_runs_say_that_one_chose_its_seeds(tmp_path: Path) -> None:
+    stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4], "decision": "seven"}
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+    chosen, other = (made_up(tmp_path / str(n), ERRORS) for n in (1, 2))
+    chosen.grid["analysis"] = stage
+    merged = merge([chosen, other])
+    assert "first_stage" not in merged.grid["analysis"]
+    assert "number of seeds of 1 was chosen from its own" in " ".join(compared(merged).caption)
+    assert "chosen from its own" not in " ".join(
+        compared(merge([other, other_copy(other)])).caption
+    )
+
+
+def other_copy(run: Run) -> Run:
+    return dataclasses.replace(run, directory=run.directory / "elsewhere")
+
+
+def test_each_cell_has_its_own_machine(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    cells = [
+        dataclasses.replace(
+            cell, config={**cell.config, "platform": {**cell.config["platform"], "device": "H1"}}
+        )
+        if cell.seed == 4
+        else cell
+        for cell in run.cells
+    ]
+    run = dataclasses.replace(run, cells=cells)
+    for cell in run.cells:
+        assert cell.record is not None
+        cell.record["matched"] = {}
+    rows = csv.DictReader(io.StringIO(table.cells_csv(run)))
+    assert {(row["seed"], row["device"]) for row in rows} == {
+        ("4", "H1"), *((str(seed), "some CPU") for seed in range(4)),
+    }  # fmt: skip
+    text = " ".join(compared(run).caption)
+    assert "Machine: some CPU, 1 thread" in text and "or H1, 1 thread" in text
 
 
 # Status and reproduction
+
+
+def test_an_ended_attempt_is_not_running(tmp_path: Path) -> None:
+    run = made_up(tmp_path, {"base": [10.0]})
+    (cell,) = run.cells
+    running = dataclasses.replace(cell, state="running", directory=tmp_path / "cell")
+    running.directory.mkdir()
+    files.write_json(running.directory / "progress.json", {"epoch": 1.0, "step": 80})
+    records.start_attempt(running.directory, {})
+    run = dataclasses.replace(run, cells=[running])
+    assert "1 running" in status(run)
+    records.end_attempt(running.directory, "interrupted: stopped")
+    assert "1 interrupted" in status(run) and "step 80; interrupted: stopped" in status(run)
 
 
 def test_status_counts_states(tmp_path: Path) -> None:
@@ -318,6 +462,8 @@ def test_a_copy_is_not_a_reproduction(tmp_path: Path) -> None:
 
 
 def test_a_reproduction_says_what_it_reproduces(tiny_run: Path, images: Path) -> None:
+    again = reproduction.plan_again(records.load(tiny_run), data_dir=images, only=["A"], seeds=[1])
+    assert [(cell.arm, cell.seed) for cell in again.cells] == [("A", 1)]
     again = reproduction.plan_again(records.load(tiny_run), data_dir=images)
     assert reproduction.finished(again) == 0
     again.directory.mkdir()

@@ -270,6 +270,29 @@ def test_preprocessing_in_the_graph_is_exported(
     close(run(path, pixels), [bare(normalised.astype(np.float32))], 1e-4)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_bytes_as_input_are_exported(kind: str, trained: Path, tmp_path: Path, capsys) -> None:
+    """Pixels as uint8, and what any other integers give."""
+    model = reszoo.build(
+        "resnet20", trained, depth=8, width=4, preprocessing="in_graph",
+        input_tensor=keras.Input((16, 16, 3), dtype="uint8"), **LOGITS,
+    )  # fmt: skip
+    path = tmp_path / ("m.onnx" if kind == "onnx" else "m")
+    reszoo.export(model, path, kind)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    close(run(path, pixels), [model(pixels)], 1e-4)
+
+
+def test_what_does_not_run_is_reported_in_a_line(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_args) -> None:
+        raise TypeError("two\nlines")
+
+    monkeypatch.setattr(keras.Model, "export", lambda *args, **kwargs: None)
+    monkeypatch.setattr(exporting, "_run_saved_model", fail)
+    with pytest.raises(ExportError, match=r"m was written but does not run: two lines$"):
+        reszoo.export(tiny("option A"), tmp_path / "m")
+
+
 def test_a_wrong_export_is_refused(tmp_path: Path, monkeypatch) -> None:
     model = tiny("option A")
     real = exporting._run_saved_model

@@ -198,6 +198,16 @@ def test_blur_pool_equals_torch(filters, stride, data_format):
         assert to_torch(outputs, data_format) == pytest.approx(expected, abs=1e-6)
 
 
+def test_blur_pool_says_that_a_map_is_too_small():
+    layer = BlurPool2D(name="smooth", data_format="channels_last")
+    assert layer(np.zeros((1, 2, 2, 1), np.float32)).shape == (1, 1, 1, 1)
+    with pytest.raises(RuntimeError, match=r"[Pp]adding size"):  # torch reflects no such map either
+        functional.pad(torch.zeros(1, 1, 1, 2), [1] * 4, mode="reflect")
+    with pytest.raises(ValueError) as error:
+        layer(np.zeros((1, 1, 2, 1), np.float32))
+    assert "smooth: maps of 1x2 have too few pixels to reflect: at least 2x2" in str(error.value)
+
+
 @pytest.mark.parametrize("data_format", FORMATS)
 def test_stock_average_pools_equal_torch(data_format):
     """Halving shortcuts need no layer of our own; zeros are counted where the stride is 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -21,6 +22,7 @@ from ablations import audit, files, grids, matrix, records
 from ablations.grids import matching
 from ablations.grids.declared import declared
 from ablations.plan import Plan, plan
+from ablations.records import Run
 
 TINY = "presets: {quick: {network: resnet20, depth: 8, width: 4, recipe: quick, dataset: folder}}\n"
 
@@ -246,6 +248,59 @@ def test_allowed_by_the_user(images: Path, tmp_path: Path) -> None:
     assert {"steps", "images", "data fed", "recipe.epochs"} <= set(found.between("short", "long"))
     text = (tmp_path / "run" / "table.md").read_text()
     assert "NOT MATCHED" in text and all(line in text for line in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("arms", "what"),
+    [
+        (
+            "small: {block: basic, shortcut: A}, big: {block: bottleneck, shortcut: none}",
+            "shortcut",
+        ),
+        ("small: {block: basic}, big: {block: bottleneck, depths: [1, 1, 1]}", "depths"),
+    ],
+)
+def test_what_is_set_by_hand_does_not_follow(arms: str, what: str, tmp_path: Path) -> None:
+    text = (
+        f"varies: [block]\narms: {{{arms}}}\n"
+        "presets: {quick: {network: resnet20, width: 4, recipe: quick, dataset: fashion}}\n"
+    )
+    with pytest.raises(ablations.UserError, match=f"is not matched: .*{what}: "):
+        planned(text, tmp_path)
+    declared = text.replace("varies: [block]", f"varies: [block, {what}]")
+    assert planned(declared, tmp_path).unmatched == ()
+
+
+def test_arms_whose_errors_ended_their_warm_ups_apart_are_not_matched(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run = records.load(tiny_run)
+
+    def warmed(ends: dict[str, int], error: float, slower: str = "") -> Run:
+        protocol = {"warmup_rate": 0.01, "warmup_error": error}
+        arms = [dataclasses.replace(a, recipe={**a.recipe, **protocol}) for a in run.arms]
+        cells = []
+        for cell in run.done():
+            results = {**cell.results, "warmup_steps": ends[cell.arm] + cell.seed}
+            config = {**cell.config, "recipe": {**cell.config["recipe"], **protocol}}
+            record = {**(cell.record or {}), "results": results}
+            record["identity"] = files.sha256(files.canonical(config))
+            rate = {"learning_rate": 0.5} if cell.arm == slower else {}
+            history = [{**row, **rate} for row in cell.history]
+            cells.append(dataclasses.replace(cell, config=config, record=record, history=history))
+        return dataclasses.replace(run, arms=arms, cells=cells)
+
+    names = [arm.name for arm in run.arms]
+    assert audit.audit(warmed(dict.fromkeys(names, 4), 80.0)).matched  # seeds may differ
+    found = audit.audit(warmed(dict.fromkeys(names, 4) | {names[1]: 9}, 80.0))
+    assert [line.split(":")[0] for line in found.problems] == [
+        f"last step of the warm-up of seed {seed}" for seed in (0, 1)
+    ]
+    assert all(names[1] in str(difference.pairs) for difference in found.differences)
+    # A warm-up of fixed length is compared like any schedule.
+    assert audit.audit(warmed(dict.fromkeys(names, 4), 101.0)).matched
+    slow = audit.audit(warmed(dict.fromkeys(names, 4), 101.0, slower=names[1]))
+    assert [line.split(":")[0] for line in slow.problems] == ["learning rates"]
 
 
 # --- finished records, edited

@@ -2,12 +2,14 @@
 
 Against timm and torchvision: the stored outputs in tests/parity (see its README, also for the
 tolerance: rounding is below 4e-6, the least of the usual mistakes 4e-5). Against
-keras.applications: its own models, built here.
+keras.applications: its own models, built here. Against Facebook's pre-activation nets: their Lua,
+written in torch.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -297,39 +299,127 @@ def test_files_that_keras_3_writes_of_keras_applications(
     assert np.abs(np.asarray(found) - expected).max() < TOLERANCE * np.abs(expected).max()
 
 
+# Facebook's pre-activation nets
+
+
+def test_preresnet_is_facebooks() -> None:
+    """facebookarchive/fb.resnet.torch, models/preresnet.lua, written with torch's functions."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    sizes = {"depths": (1, 1), "widths": (8, 16), "input_shape": (33, 32, 3), "classes": 5}
+    model = reszoo.build("preresnet18", classifier_activation=None, seed=0, **sizes)
+    draw = np.random.default_rng(0)
+    for variable in model.variables:
+        if variable.name in ("gamma", "beta", "moving_mean"):
+            # Scales of both signs tell a maximum before the norm from one after it.
+            variable.assign(draw.normal(0, 1, variable.shape))
+        elif variable.name == "moving_variance":
+            variable.assign(draw.uniform(0.5, 2, variable.shape))
+
+    def weights(name: str) -> list[Any]:
+        return [torch.tensor(np.asarray(w)) for w in model.get_layer(name).weights]
+
+    def conv(name: str, x: Any, stride: int = 1) -> Any:
+        kernel = weights(name)[0].permute(3, 2, 0, 1)
+        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm_relu(name: str, x: Any) -> Any:
+        gamma, beta, mean, variance = weights(name)
+        return functional.relu(functional.batch_norm(x, mean, variance, gamma, beta))
+
+    def branch(block: str, x: Any, stride: int) -> Any:
+        x = norm_relu(f"{block}_norm2", conv(f"{block}_conv1", x, stride))
+        return conv(f"{block}_conv2", x)
+
+    images = formula.images(2, 33, 32)
+    x = torch.tensor(images).permute(0, 3, 1, 2)
+    x = norm_relu("stem_norm", conv("stem_conv", x, 2))
+    x = functional.max_pool2d(x, 3, 2, 1)
+    x = x + branch("stage1_block1", x, 1)  # "no_preact"
+    x = norm_relu("stage2_block1_norm1", x)  # "both_preact"
+    x = conv("stage2_block1_shortcut_conv", x, 2) + branch("stage2_block1", x, 2)
+    kernel, bias = weights("head_dense")
+    expected = norm_relu("head_norm", x).mean((2, 3)) @ kernel + bias
+    found = np.asarray(model(images, training=False))
+    assert np.abs(found - expected.numpy()).max() < TOLERANCE * np.abs(found).max()
+
+
 # BiT
+
+# timm's names in a unit -> big_transfer's: what load_from of google-research/big_transfer
+# (bit_pytorch/models.py) and timm's resnetv2.py read. The norm of a letter stands before its
+# convolution.
+BIT_UNIT = {
+    "norm1": "a/group_norm",
+    "conv1": "a/standardized_conv2d",
+    "norm2": "b/group_norm",
+    "conv2": "b/standardized_conv2d",
+    "norm3": "c/group_norm",
+    "conv3": "c/standardized_conv2d",
+    "downsample.conv": "a/proj/standardized_conv2d",
+}
+BIT_ENDS = {
+    "stem.conv.weight": "resnet/root_block/standardized_conv2d/kernel",
+    "norm.weight": "resnet/group_norm/gamma",
+    "norm.bias": "resnet/group_norm/beta",
+    "head.fc.weight": "resnet/head/conv2d/kernel",
+    "head.fc.bias": "resnet/head/conv2d/bias",
+}
+
+
+def bit_shapes() -> dict[str, tuple[int, ...]]:
+    """Return every tensor of BiT-S-R50x1.npz: ResNet-50 of Table 1, kernels (H, W, in, out)."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "resnet/root_block/standardized_conv2d/kernel": (7, 7, 3, 64),
+        "resnet/group_norm/gamma": (2048,),
+        "resnet/group_norm/beta": (2048,),
+        "resnet/head/conv2d/kernel": (1, 1, 2048, 1000),
+        "resnet/head/conv2d/bias": (1000,),
+    }
+    inputs = 64
+    for block, units, width in ((1, 3, 64), (2, 4, 128), (3, 6, 256), (4, 3, 512)):
+        for unit in range(1, units + 1):
+            tag = f"resnet/block{block}/unit{unit:02d}"
+            if unit == 1:
+                shapes[f"{tag}/a/proj/standardized_conv2d/kernel"] = (1, 1, inputs, 4 * width)
+            for letter, kernel, entering, leaving in (
+                ("a", (1, 1), inputs, width),
+                ("b", (3, 3), width, width),
+                ("c", (1, 1), width, 4 * width),
+            ):
+                shapes[f"{tag}/{letter}/standardized_conv2d/kernel"] = (*kernel, entering, leaving)
+                shapes[f"{tag}/{letter}/group_norm/gamma"] = (entering,)
+                shapes[f"{tag}/{letter}/group_norm/beta"] = (entering,)
+            inputs = 4 * width
+    return shapes
 
 
 def bit_names(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return timm's tensors under big_transfer's names and in its layout."""
     renamed = {}
     for name, value in state.items():
-        module, _, kind = name.rpartition(".")
-        words = module.split(".")
-        tag = "resnet"
-        if words[0] == "stages":
-            tag += f"/block{int(words[1]) + 1}/unit{int(words[3]) + 1:02}"
-            part = ".".join(words[4:])
-            letter = "a/proj" if part == "downsample.conv" else "abc"[int(part[-1]) - 1]
-            tag += f"/{letter}/" + ("group_norm" if "norm" in part else "standardized_conv2d")
-        else:
-            tag += {
-                "stem.conv": "/root_block/standardized_conv2d",
-                "norm": "/group_norm",
-                "head.fc": "/head/conv2d",
-            }[module]
-        field = {"weight": "kernel" if value.ndim == 4 else "gamma", "bias": "beta"}[kind]
-        if module == "head.fc" and kind == "bias":
-            field = "bias"
+        found = BIT_ENDS.get(name)
+        if found is None:
+            pattern = r"stages\.(\d)\.blocks\.(\d)\.(.+)\.(weight|bias)"
+            ((stage, block, part, kind),) = re.findall(pattern, name)
+            kind = "beta" if kind == "bias" else "gamma" if "norm" in part else "kernel"
+            found = f"resnet/block{int(stage) + 1}/unit{int(block) + 1:02d}/{BIT_UNIT[part]}/{kind}"
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        renamed[f"{tag}/{field}"] = np.ascontiguousarray(value)
+        renamed[found] = np.ascontiguousarray(value)
     return renamed
+
+
+def test_bit_names_and_shapes_are_the_published_files() -> None:
+    ours = grammars.tensors(plan("resnetv2_50x1_bit"), "bit_npz")
+    assert {tensor.name: tensor.shape for tensor in ours} == bit_shapes()
 
 
 def test_bit_files_hold_the_same_network(tmp_path: Path) -> None:
     state = formula.state(shapes_of("resnetv2_50x1_bit"))
     save_file(state, tmp_path / "timm.safetensors")
-    np.savez(tmp_path / "bit.npz", **bit_names(state))
+    renamed = bit_names(state)
+    assert {name: value.shape for name, value in renamed.items()} == bit_shapes()
+    np.savez(tmp_path / "bit.npz", **renamed)
     arguments: dict[str, Any] = {"classifier_activation": None, "input_shape": (64, 64, 3)}
     first, second = (
         reszoo.build("resnetv2_50x1_bit", weights=tmp_path / name, **arguments)

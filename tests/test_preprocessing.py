@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import reszoo
 from reszoo.errors import SpecError
 from reszoo.layers.preprocessing import InputPreprocessing
 from reszoo.preprocessing import Preprocessing, decode, labels
@@ -333,6 +334,32 @@ def test_layer_in_a_model_that_is_saved_and_exported(tmp_path, dtype):
     model.export(tmp_path / "saved", format="tf_saved_model", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(images))
     np.testing.assert_allclose(served, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_networks_check_their_images_alike(in_graph):
+    """Whether the network or `preprocess_input` normalises, what is no batch of pixels is said."""
+    model = reszoo.build("resnet20", depth=8, width=4)
+    model.preprocessing = HALF
+    model.update_meta(in_graph=in_graph)
+    images = [pixels(4, 5, 3), pixels(5, 4, 3)]
+    for given, words in (
+        (images, "images of 2 shapes make no batch"),
+        (images[0][..., :2], r"not \(4, 5, 2\)"),
+        (np.zeros((2, 2, 3), bool), "not bool"),
+        ("images", "an array or a tensor, not str"),
+        (tf.zeros((4, 5, 2)), r"not \(4, 5, 2\)"),
+    ):
+        with pytest.raises(SpecError, match=words) as error:
+            model.preprocess_input(given, resize=False)
+        assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="0..255 are expected"):
+        model.preprocess_input(np.full((1, 2, 2, 3), 0.5))
+    for batch in (images[:1], images[0][None], tf.constant(images[0][None])):
+        got = model.preprocess_input(batch, resize=False)
+        expected = images[0][None] if in_graph else images[0][None] / 127.5 - 1
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

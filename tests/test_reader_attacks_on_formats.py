@@ -1,7 +1,8 @@
-"""Attacks on the readers of HDF5, safetensors and npz: one WeightFileError, nothing else."""
+"""Attacks on the readers of HDF5, safetensors, npz and zips: one WeightFileError, nothing else."""
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import zipfile
@@ -370,3 +371,51 @@ def test_npz_truncated_and_damaged(tmp_path: Path, compression: int) -> None:
         path.write_bytes(changed)
         with pytest.raises(WeightFileError), open_weights(path) as weights:
             weights.read("w")
+
+
+# Zips
+
+
+TENSOR = forged.tensor(forged.storage())
+GOOD = forged.torch_parts(forged.pickled(forged.value({"w": TENSOR})))
+
+
+def test_bytes_between_members(tmp_path: Path) -> None:
+    """A local member that no directory lists, before, between and behind those that one does."""
+    hidden = forged.zipped([("n/data/9", b"hidden")])
+    hidden = hidden[: hidden.index(b"PK\1\2")]
+    for before in range(len(GOOD) + 1):
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w") as archive:
+            for number, (part, raw) in enumerate([*GOOD, ("n/end", b"")]):
+                if number == before:
+                    target.write(hidden)
+                    archive.start_dir = target.tell()
+                archive.writestr(zipfile.ZipInfo(part), raw)
+        refused(tmp_path / "f", target.getvalue(), "belong to nothing before")
+    content = forged.zipped(GOOD)
+    at = content.index(b"PK\1\2")
+    end = content[:-22] + content[-22:-6] + struct.pack("<L", at + len(hidden)) + content[-2:]
+    refused(tmp_path / "f", end[:at] + hidden + end[at:], "before the zip's central directory")
+
+
+class Pipe(io.BytesIO):
+    """What cannot be rewound: sizes then stand behind each member."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError
+
+
+def test_sizes_behind_the_members(tmp_path: Path) -> None:
+    target = Pipe()
+    with zipfile.ZipFile(target, "w") as archive:
+        for part, raw in GOOD:
+            archive.writestr(zipfile.ZipInfo(part), raw)
+    content = target.getvalue()
+    assert content.count(b"PK\7\x08") == len(GOOD)
+    assert forged.accepted(tmp_path / "f", content)["w"].shape == (2, 3)
+    at = content.index(b"PK\7\x08")
+    refused(tmp_path / "f", content[: at + 8] + b"\1" + content[at + 9 :], "belong to nothing")

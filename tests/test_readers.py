@@ -131,7 +131,8 @@ def test_python_2_checkpoint(tmp_path: Path) -> None:
     ("keys", "chosen", "named"),
     [
         (["model"], "model", ""),
-        (["state_dict_ema", "state_dict"], "state_dict", "state_dict_ema"),
+        (["state_dict", "state_dict_ema"], "state_dict_ema", "state_dict"),
+        (["model", "model_ema", "opt"], "model_ema", "model"),
         (["model_state_dict", "opt"], "model_state_dict", "opt"),
         (["ema"], "ema", ""),
     ],
@@ -144,6 +145,7 @@ def test_of_several_state_dicts_one_is_chosen(
     with open_weights(tmp_path / "f") as weights:
         assert weights.names() == [chosen]
         assert chosen in weights.note and named in weights.note
+        assert weights.passed_over == tuple({*keys} - {chosen, "opt"})
 
 
 def test_no_state_dict(tmp_path: Path) -> None:

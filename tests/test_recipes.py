@@ -55,6 +55,11 @@ def test_round_trip_and_replace() -> None:
         ({"epochs": 1, "bn_batch": 60}, "does not divide"),
         ({"epochs": 1, "momentum": 1.5}, "recipe.momentum takes a number from 0 to 1"),
         ({"epochs": 1, "l2": float("nan")}, "recipe.l2"),
+        ({"epochs": 1, "learning_rate": float("inf")}, "recipe.learning_rate takes a number from"),
+        ({"epochs": 1, "bn_batch": -8}, "recipe.bn_batch takes a number from 0"),
+        ({"epochs": 1, "mean_images": -1}, "recipe.mean_images takes a number from 0"),
+        ({"epochs": 1, "schedule": "steps", "drops": (9, 5)}, "recipe.drops takes rising steps"),
+        ({"epochs": 1, "schedule": "steps", "drops": (-5,)}, "recipe.drops takes rising steps"),
     ],
 )
 def test_bad_recipes(values: dict, words: str) -> None:
@@ -97,3 +102,36 @@ def test_differences_are_derived_from_what_was_used() -> None:
     short = differences(recipe("paper-cifar", epochs=5), paper, "cifar10", 2, 50_000)
     assert any("5 passes" in line for line in short)
     assert any("before the learning rate's first drop" in line for line in short)
+
+
+#: What a run may do otherwise than the paper without a difference being listed, and why.
+UNLISTED = {
+    "name": "no setting",
+    "epochs": "listed as steps",
+    "replicas": "the caption says how many shared a batch, and bn_batch what follows",
+    "warmup_error": "means nothing without a warm-up",
+    "warmup_window": "means nothing without a warm-up",
+}
+OTHERWISE = {
+    "batch": 256, "iterations": 1000, "learning_rate": 0.2, "schedule": "cosine",
+    "drops": (1, 2), "drop_factor": 0.2, "warmup": 0.5, "warmup_rate": 0.01, "momentum": 0.8,
+    "l2": 1e-3, "l2_on": "kernels", "augmentation": "scale", "flip": False, "crop_padding": 3,
+    "bn_batch": 32, "statistics": "moving", "mean_images": 5, "test_views": 10,
+    "selection": "best_validation",
+}  # fmt: skip
+
+
+def test_every_field_that_is_changed_is_a_difference() -> None:
+    paper = recipe("paper-cifar")
+    assert differences(paper, paper, "cifar10", 2, 50_000) == []
+    fields = paper.to_dict().keys()
+    assert fields == UNLISTED.keys() | OTHERWISE.keys()
+    for name, value in OTHERWISE.items():
+        lines = differences(paper.replace(**{name: value}), paper, "cifar10", 2, 50_000)
+        assert len(lines) == (2 if name == "iterations" else 1), name  # fewer: before the drops
+    warm = recipe("paper-cifar-warmup")
+    for change in ({"warmup_error": 70.0}, {"warmup_window": 400}):
+        assert len(differences(warm.replace(**change), warm, "cifar10", 2, 50_000)) == 1
+    # Four times the batch over as many steps is four times the data.
+    (line,) = differences(paper.replace(batch=512), paper, "cifar10", 2, 50_000)
+    assert line.startswith("64,000 steps of 512 images")

@@ -50,6 +50,43 @@ def test_derived_overrides() -> None:
     assert reszoo.spec(reszoo.spec("resnet20"), depth=56) == reszoo.spec("resnet56")
 
 
+@pytest.mark.parametrize("network", ["resnet18", reszoo.spec("resnet18")])
+def test_width_scales_the_stem_unless_it_is_given(network) -> None:
+    narrow = (32, 64, 128, 256)
+    for stem, expected in ((None, 32), (64, 64), (16, 16)):
+        spec = reszoo.spec(network, width=32, stem_width=stem)
+        assert (spec.stem_width, spec.widths) == (expected, narrow)
+    assert reszoo.spec("wrn16-4", width=32).stem_width == 8  # its own stem scales
+    odd = reszoo.spec(network, stem_width=12)  # 12 x 8 / 64 would be no integer
+    assert reszoo.spec(odd, width=8, stem_width=12).widths == (8, 16, 32, 64)
+    with pytest.raises(reszoo.SpecError, match="stem_width takes positive integers, not 0"):
+        reszoo.spec(network, width=32, stem_width=0)
+
+
+def test_names_with_a_weights_tag() -> None:
+    """The network that the weights are of: torch's strides, their classes, their shortcuts."""
+    bare = reszoo.spec("resnet50")
+    assert reszoo.spec("resnet50.a1_in1k").diff(bare) == {"stride_placement": ("3x3", "1x1")}
+    assert reszoo.spec("resnet50.IMAGENET1K_V2") == reszoo.spec("resnet50.imagenet")
+    assert reszoo.spec("resnet20.akamaster_cifar10").shortcut_pad == "both"
+    assert reszoo.spec("resnetv2_50x1_bit.goog_in21k").classes == 21843
+    changed = reszoo.spec("resnet50.a1_in1k", classes=None, dropout=0.5, width=32)
+    assert (changed.classes, changed.dropout, changed.stem_width) == (1000, 0.5, 32)
+    assert changed.name == "resnet50" and changed.stride_placement == "3x3"
+    # torchvision's ResNet-50 has 4.09 GMACs, the paper's 3.86 (published.csv).
+    assert round(reszoo.complexity("resnet50.tv_in1k").macs / 1e9, 2) == 4.09
+    assert "stride in the 3x3 (v1.5)" in reszoo.describe("resnet50.tv_in1k")
+    for name, words in (
+        ("resnet50.a4_in1k", 'unknown weights of resnet50 "a4_in1k"; did you mean "a3_in1k"?'),
+        ("resnet50.", 'unknown weights of resnet50 ""'),
+        ("resnet5O.a1_in1k", 'unknown network "resnet5O"; did you mean "resnet50'),
+        ("vgg16.tv_in1k", 'unknown network with published weights "vgg16"'),
+    ):
+        with pytest.raises(reszoo.SpecError) as caught:
+            reszoo.describe(name)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_none_means_as_it_was() -> None:
     """A plain net must not become residual by shortcut=None."""
     assert reszoo.spec("plain20", shortcut=None) == reszoo.spec("plain20")
@@ -218,12 +255,50 @@ def shortcut_source(name: str, stage: int, block: int, **overrides) -> str:
 def test_where_shortcuts_of_pre_activation_leave() -> None:
     """Of the first unit after the activation (appendix), of others at the addition before."""
     assert shortcut_source("preresnet20", 1, 1) == "stage1_block1_relu1"
+    assert shortcut_source("preresnet18", 1, 1) == "stem_pool"  # of the activated map
+    assert shortcut_source("resnetv2_18", 1, 1) == "stem_pool"  # of the raw map
     assert shortcut_source("preresnet20", 1, 2) == "stage1_block1_add"
     assert shortcut_source("preresnet20", 2, 1) == "stage2_block1_relu1"
     assert shortcut_source("wrn40-1", 1, 1) == "stem_conv"  # no activation before it
     # keras.applications pools the raw map where only the size changes.
     assert shortcut_source("resnet50v2", 1, 3) == "stage1_block2_add"
     assert shortcut_source("resnet50v2", 2, 1) == "stage2_block1_relu1"
+
+
+# Up to the first unit's first convolution: facebookarchive/fb.resnet.torch, models/preresnet.lua;
+# KaimingHe/resnet-1k-layers; timm's resnetv2.py (its preact stem is a convolution and a pooling).
+STEMS = {
+    "preresnet18": "conv norm relu max_pool conv",
+    "preresnet200b": "conv norm relu max_pool conv",
+    "preresnet1001": "conv norm relu conv",
+    "resnetv2_50": "conv max_pool norm relu conv",
+    "resnetv2_50x1_bit": "conv max_pool norm relu conv",
+}
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_stems_of_pre_activation(name: str) -> None:
+    plan = reszoo.plan(name)
+    first = plan.layers.index(plan["stage1_block1_conv1"])
+    assert " ".join(layer.op for layer in plan.layers[1 : first + 1]) == STEMS[name]
+    # What stands before the pooling belongs to the stem.
+    assert [layer.stage for layer in plan.layers[: first + 1]] == sorted(
+        layer.stage for layer in plan.layers[: first + 1]
+    )
+    assert plan.endpoints[0] == ("stem_relu" if name in ("preresnet18", "preresnet200b") else
+                                 "stem_conv")  # fmt: skip
+
+
+def test_maps_too_small_for_a_reflected_border() -> None:
+    fields = {"stem": "cifar", "depths": (1, 1), "widths": (8, 16), "antialias": "blur"}
+    assert reszoo.plan("resnet20", input_shape=(2, 2, 3), **fields)
+    for name, arguments, words in (
+        ("resnet20", {"input_shape": (1, 2, 3), **fields}, "stage2_block1_blur: a map of 1x2"),
+        ("resnetblur18", {"input_shape": (16, 16, 3)}, "stage4_block1_blur: a map of 1x1"),
+    ):
+        with pytest.raises(reszoo.SpecError) as caught:
+            reszoo.plan(name, **arguments)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_pre_activation_stem_ends_in_two_activations() -> None:

@@ -86,6 +86,7 @@ def test_entries_are_consistent():
         assert len(e.hash) in lengths[e.hash_kind]
         assert re.fullmatch("[0-9a-f]*", e.hash)
         assert e.url or not e.hash  # the hash is that of the file at `url`
+        assert re.fullmatch("([0-9a-f]{40})?", e.revision) and (e.hf_repo or not e.revision)
         if e.supported:
             assert e.grammar in GRAMMARS
         # torch's convention: the file's name ends in the hash.
@@ -142,6 +143,23 @@ def test_find_refuses_in_one_line(network, tag, parts):
     with pytest.raises(SpecError) as error:
         find(network, tag)
     assert all(part in str(error.value) for part in parts) and "\n" not in str(error.value)
+
+
+def test_names_with_weights_load_as_they_are(tmp_path, monkeypatch):
+    """Neither verify=False nor allow_noncommercial=True is needed for the default weights."""
+    monkeypatch.setattr(index, "_download", lambda entry, path: None)
+    listed = reszoo.names(weights=True)
+    assert {"resnet18", "resnet50", "resnet20", "resnext101_32x4d", "resnet50v2"} <= set(listed)
+    for name in sorted({e.network for e in entries()}):
+        defaults = [e for e in entries(name) if e.default]
+        assert defaults
+        for e in defaults:
+            if name in listed:
+                assert fetch(e, cache_dir=tmp_path) == tmp_path / e.filename
+            else:
+                with pytest.raises(WeightsError, match=r"verify=False|allow_noncommercial=True"):
+                    fetch(e, cache_dir=tmp_path)
+    assert reszoo.names("vgg*", weights=True) == []
 
 
 def test_entries_by_pattern():
@@ -414,6 +432,41 @@ def test_hub_files_come_through_huggingface_hub(tmp_path, monkeypatch):
     # A file that was put there by hand comes first.
     (tmp_path / "resnet18.a1_in1k.safetensors").write_bytes(BODY)
     assert fetch(entry(**HUB_ONLY), cache_dir=tmp_path, verify=False).read_bytes() == BODY
+
+
+def test_a_pinned_revision_stands_for_a_hash(server, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    asked = []
+
+    def hf_hub_download(repo_id, filename, revision="main"):
+        asked.append(revision)
+        return str(tmp_path / "blob")
+
+    fake = types.SimpleNamespace(hf_hub_download=hf_hub_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    pinned = entry(**HUB_ONLY, revision=commit)
+    assert pinned.verified and pinned.free
+    assert fetch(pinned, cache_dir=tmp_path) == tmp_path / "blob"
+    assert asked == [commit]
+    assert pinned.address == (
+        f"https://huggingface.co/timm/resnet18.a1_in1k/resolve/{commit}/model.safetensors"
+    )
+    # A file of another revision, or of none, is not taken for it.
+    (tmp_path / entry(**HUB_ONLY).filename).write_bytes(b"other")
+    (tmp_path / entry(**HUB_ONLY, revision=commit[::-1]).filename).write_bytes(b"other")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    local = property(lambda self: f"{server.address}/{self.revision}")
+    monkeypatch.setattr(Entry, "address", local)
+    assert fetch(pinned, cache_dir=tmp_path).read_bytes() == BODY
+    assert server.asked == [f"/{commit}"]
+    # A branch moves, and a revision of the hub says nothing of a file elsewhere.
+    for loose in (
+        entry(**HUB_ONLY, revision="main"),
+        entry(**HUB_ONLY, revision=commit[:8]),
+        entry(**{**HUB_ONLY, "url": f"{server.address}/net.npz"}, revision=commit),
+    ):
+        with pytest.raises(WeightsError, match=r"no hash or revision .* verify=False"):
+            fetch(loose, cache_dir=tmp_path)
 
 
 def test_without_huggingface_hub_the_hubs_address_is_used(server, tmp_path, monkeypatch):

@@ -121,9 +121,12 @@ def load_network(cell: Cell) -> Any:
         UserError: the file cannot be loaded.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
     import reszoo
 
+    tf.get_logger().setLevel("ERROR")  # every unit of a network is traced once, on purpose
     file = cell.directory / "model.keras"
     try:
         model = reszoo.load(file)

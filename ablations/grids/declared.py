@@ -23,13 +23,14 @@ FOLLOWS = {
 def declared(one: Arm, other: Arm) -> set[str]:
     """Return the fields in which two arms may differ; the recipe's begin with "recipe.".
 
-    Factors of different levels and what follows from them, exceptions with a reason, and what
-    matching solved for.
+    Factors of different levels and what follows from them (unless an arm sets it by hand without
+    declaring it), exceptions with a reason, and what matching solved for.
     """
     names = {
         name for name in {*one.factors, *other.factors} if _value(one, name) != _value(other, name)
     }
-    names |= {follower for name in names for follower in FOLLOWS.get(name, ())}
+    by_hand = {*one.undeclared, *other.undeclared}
+    names |= {x for name in names for x in FOLLOWS.get(name, ()) if x not in by_hand}
     names |= {f"recipe.{name}" for name in {*one.exceptions, *other.exceptions}}
     return names | (set(SOLVED) if one.match or other.match else set())
 

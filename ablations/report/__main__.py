@@ -3,7 +3,7 @@
 Examples:
   python -m ablations.report runs/shortcuts                 table, and all files of the report
   python -m ablations.report runs/shortcuts --margin 0.5    also judge equivalence within 0.5 points
-  python -m ablations.report runs/degradation --baseline plain-56
+  python -m ablations.report runs/degradation --baseline plain-56    print it; --out writes it
   python -m ablations.report runs/A runs/B --out both       runs made elsewhere, side by side
   python -m ablations.report runs/shortcuts --format latex  only that, on standard output
   python -m ablations.report runs/shortcuts --tensorboard   its event files too, from the records
@@ -61,9 +61,8 @@ def main(arguments: list[str]) -> int:
         raise UserError("give the directory of a run, e.g. runs/shortcuts")
     if _FORMAT.value != "terminal" and _OUT.value is not None:
         raise UserError(f"--format {_FORMAT.value} prints only: --out does nothing beside it")
-    if _TENSORBOARD.value and (
-        len(arguments) > 1 or _OUT.value is not None or _FORMAT.value != "terminal"
-    ):
+    elsewhere = _OUT.value is not None or _BASELINE.value is not None
+    if _TENSORBOARD.value and (len(arguments) > 1 or elsewhere or _FORMAT.value != "terminal"):
         raise UserError("--tensorboard is for one run, in its own directory")
     for name, points in (("margin", _MARGIN.value), ("detect", _DETECT.value)):
         if points is not None and not math.isfinite(points):
@@ -76,7 +75,9 @@ def main(arguments: list[str]) -> int:
         names = [arm.name for arm in run.arms]
         if _BASELINE.value not in names:
             raise UserError(f"--baseline: {unknown('arm', _BASELINE.value, names)}")
-        run = dataclasses.replace(run, grid={**run.grid, "baseline": _BASELINE.value})
+        planned = run.grid.get("planned_baseline") or run.grid["baseline"]
+        chosen = {"baseline": _BASELINE.value, "planned_baseline": planned}
+        run = dataclasses.replace(run, grid={**run.grid, **chosen})
     comparison = report.compare(run, margin=_MARGIN.value, detect=_DETECT.value)
     printers = {
         "markdown": lambda: table.markdown(comparison),
@@ -89,8 +90,9 @@ def main(arguments: list[str]) -> int:
         return cli.EXIT_OK
     width = shutil.get_terminal_size((120, 24)).columns
     print(report.terminal(comparison, width, sys.stdout.isatty()))
-    if len(arguments) > 1 and _OUT.value is None:
-        print("--out DIRECTORY writes the report of several runs")
+    if _OUT.value is None and (len(arguments) > 1 or _BASELINE.value is not None):
+        what = "several runs" if len(arguments) > 1 else f"the baseline {_BASELINE.value}"
+        print(f"--out DIRECTORY writes the report of {what}")
         return cli.EXIT_OK
     try:
         paths = report.write_files(run, comparison, directory, figures=True)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ablations.records import Run
 from ablations.report._axes import (
     colour,
@@ -77,10 +79,10 @@ def cost(run: Run) -> Figure:
                 )  # fmt: skip
             axis.set_xscale("log")
             # Room for labels on both sides, also where all arms cost nearly the same.
-            room = max((max(x) / min(x)) ** 0.3, 1.02)
+            room = max((max(x) / min(x)) ** 0.4, 1.02)
             axis.set_xlim(min(x) / room, max(x) * room)
             narrow = max(x) * room < 10 * min(x) / room
-            axis.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_locator(MaxNLocator(3) if narrow else LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
             axis.set_xlabel(f"{label} (log scale)")
@@ -122,45 +124,61 @@ def _place_labels(
         lines: corners (data) of lines to keep clear.
         size: of the letters, in points.
     """
-    from matplotlib.transforms import Bbox
-
     figure: Any = axes.figure
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
+    scale = figure.dpi / 72
+    frame = (axes.bbox.x0 + 4, axes.bbox.y0 + 4, axes.bbox.x1 - 4, axes.bbox.y1 - 4)
     centres = [axes.transData.transform((x, y)) for x, y, _, _ in points]
-    taken = [Bbox.from_bounds(cx - 5, cy - 5, 10, 10) for cx, cy in centres]
+    taken = [(cx - 5, cy - 5, cx + 5, cy + 5) for cx, cy in centres]
     corners = [[axes.transData.transform(point) for point in line] for line in lines]
     for start, end in itertools.chain.from_iterable(map(itertools.pairwise, corners)):
         pieces = max(1, int(math.dist(start, end) / 6))
         for piece in range(pieces + 1):
             cx, cy = start + (end - start) * piece / pieces
-            taken.append(Bbox.from_bounds(cx - 1, cy - 1, 2, 2))
-    for x, y, text, tint in points:
-        note: Any = None
+            taken.append((cx - 1, cy - 1, cx + 1, cy + 1))
+    boxes = np.array(taken)
+    for (x, y, text, tint), (cx, cy) in zip(points, centres, strict=True):
+        note: Any = axes.annotate(
+            text, (x, y), (0, 0), textcoords="offset points", color=tint, fontsize=size,
+            va="center", annotation_clip=False, arrowprops={"arrowstyle": "-", "color": tint,
+            "lw": 0.6},
+        )  # fmt: skip
+        note.set_in_layout(False)
+        width, height = _extent(note, renderer)
         for dx, dy, side in _offsets():
-            if note is not None:
-                note.remove()
-            far = abs(dx) + abs(dy) > 20
-            note = axes.annotate(
-                text, (x, y), (dx, dy), textcoords="offset points", color=tint, fontsize=size,
-                ha=side, va="center", annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": tint, "lw": 0.6} if far else None,
-            )  # fmt: skip
-            note.set_in_layout(False)
-            box = _text_box(note, renderer)
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-            inside = inside and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            left = cx + dx * scale - width * {"left": 0.0, "center": 0.5, "right": 1.0}[side]
+            low = cy + dy * scale - height / 2
+            box = (left, low, left + width, low + height)
+            inside = frame[0] <= box[0] and frame[1] <= box[1]
+            inside = inside and box[2] <= frame[2] and box[3] <= frame[3]
+            if inside and not _overlaps(box, boxes):
                 break
-        taken.append(_text_box(note, renderer))
+        note.xyann = (dx, dy)
+        note.set_ha(side)
+        if abs(dx) + abs(dy) <= 20:
+            note.arrow_patch.set_visible(False)
+        boxes = np.vstack([boxes, box])
 
 
-def _text_box(note: Any, renderer: Any) -> Any:
+def _overlaps(box: tuple[float, float, float, float], others: np.ndarray) -> bool:
+    return bool(
+        np.any(
+            (box[0] < others[:, 2])
+            & (others[:, 0] < box[2])
+            & (box[1] < others[:, 3])
+            & (others[:, 1] < box[3])
+        )
+    )
+
+
+def _extent(note: Any, renderer: Any) -> tuple[float, float]:
+    """Return width and height of an annotation's text in pixels, without its line."""
     from matplotlib.text import Text
 
     note.update_positions(renderer)
-    # The annotation's own extent would include its line.
-    return Text.get_window_extent(note, renderer)
+    box = Text.get_window_extent(note, renderer)
+    return box.width, box.height
 
 
 def _offsets() -> Iterator[tuple[float, float, str]]:

@@ -22,29 +22,32 @@ def caption(run: Run) -> list[str]:
         f"Data: {grid['data']['title']}. Recipe: {grid['recipe']} ({lengths}, batch {batches}).",
         f"Error in % of wrong top-1 predictions, mean ± sample standard deviation over n seeds "
         f"({seeds}); between seeds the initial values, the order of the images and the "
-        "augmentation vary. Training error: final weights, inference mode, un-augmented training "
-        "images. "
+        "augmentation vary. Training error: the tested weights, inference mode, un-augmented "
+        "training images. "
         + weights_sentence(
             [arm.recipe["selection"] for arm in arms], grid["data"].get("held_out", 0)
         ),
     ]
     if len(arms) > 1:
         text.append(
-            f"Δ: difference from {grid['baseline']} in percentage points, paired by seed; the "
-            "statistics are explained below."
+            f"Δ: difference from {grid['baseline']} in percentage points, paired by seed. An "
+            "interval is of its comparison alone; the word allows for all comparisons (Holm), so "
+            "an interval may exclude 0 beside 'not distinguishable'. More below."
         )
+        planned = grid.get("planned_baseline") or grid["baseline"]
+        if planned != grid["baseline"]:
+            text.append(
+                f"THE BASELINE WAS CHOSEN AFTERWARDS: the grid's is {planned}. The tests here are "
+                "another family than those of the planned table, not adjusted for each other."
+            )
     text += _budgets(arms)
     text += _seeds_sought(grid.get("analysis", {}))
     text += [f"Data note: {note}." for note in grid["data"]["notes"]]
     platform = grid["platform"]
-    strategy = platform["strategy"]
-    if strategy == "mirrored":
-        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
+    machines = dict.fromkeys(_machine(cell.config["platform"]) for cell in run.done())
     text.append(
-        f"Machine: {platform['device']}, {platform['threads']} thread"
-        f"{'s' if platform['threads'] > 1 else ''} a cell, up to {grid['jobs']} cells side by "
-        f"side, strategy {strategy}{' with XLA' if platform['xla'] else ''}. Images/s: training "
-        "steps only. Wall: whole cell."
+        f"Machine: {'; or '.join(machines or [_machine(platform)])}; up to {grid['jobs']} cells "
+        "side by side. Images/s: training steps only. Wall: whole cell."
     )
     groups = _groups(arms, lambda arm: (arm.recipe["replicas"], arm.recipe["bn_batch"]))
     for (replicas, bn_batch), names in groups.items():
@@ -77,6 +80,16 @@ def caption(run: Run) -> list[str]:
             "training use moving averages."
         )
     return text
+
+
+def _machine(platform: dict[str, Any]) -> str:
+    strategy = platform["strategy"]
+    if strategy == "mirrored":
+        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
+    return (
+        f"{platform['device']}, {platform['threads']} thread{'s' * (platform['threads'] > 1)} a "
+        f"cell, strategy {strategy}{' with XLA' * platform['xla']}"
+    )
 
 
 def _groups(arms: Sequence[Arm], value: Callable[[Arm], Key]) -> dict[Key, list[str]]:
@@ -119,8 +132,13 @@ def _budgets(arms: Sequence[Arm]) -> list[str]:
 
 def _seeds_sought(analysis: dict[str, Any]) -> list[str]:
     """Return how the number of seeds was chosen, where --seeds auto chose it."""
+    chosen = [
+        f"The number of seeds of {name} was chosen from its own differences (--seeds auto). This "
+        "table of several runs does not allow for that: its 95 % intervals may cover 92 to 94 %."
+        for name in analysis.get("sequential", ())
+    ]
     if "target" not in analysis:
-        return []
+        return chosen
     text = (
         f"Number of seeds: --seeds auto, target ± {analysis['target']:g} points of test error, "
         f"first stage of {len(analysis.get('first_stage', ()))} seeds"
@@ -142,6 +160,14 @@ def protocol_differences(run: Run) -> list[str]:
     for arm in run.arms:
         imagenet = (arm.spec or {}).get("stem", "imagenet") == "imagenet"
         name = grid["paper"].get("recipe") or ("paper-imagenet" if imagenet else "paper-cifar")
+        residual = (arm.spec or {}).get("shortcut", "none") != "none"
+        if (
+            "recipe" not in grid["paper"]
+            and not imagenet
+            and residual
+            and arm.weighted_layers == 110
+        ):
+            name = "paper-cifar-warmup"  # sec. 4.2
         found[arm.name] = differences(
             Recipe.from_dict(arm.recipe),
             RECIPES[name].replace(**grid["paper"].get("recipe_fields", {})),

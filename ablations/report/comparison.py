@@ -88,13 +88,16 @@ class Comparison:
     paper: str = ""
 
 
-def compare(run: Run, *, margin: float | None = None, detect: float | None = None) -> Comparison:
+def compare(
+    run: Run, *, margin: float | None = None, detect: float | None = None, audited: bool = True
+) -> Comparison:
     """Return the comparison of a run, finished or not.
 
     Args:
         run: its records.
         margin: of equivalence, percentage points; None: what the run was started with, if anything.
         detect: difference to give the number of seeds for; None likewise.
+        audited: False leaves the audit empty, for callers that need the statistics alone.
 
     Raises:
         UserError: margin or detect is not positive.
@@ -132,7 +135,8 @@ def compare(run: Run, *, margin: float | None = None, detect: float | None = Non
         value = arm.paper["value"] if arm.paper else None
         verdict = test.comparisons.get(arm.name) if test else None
         trained = train.comparisons.get(arm.name) if train else None
-        levels = {name: _text(arm.factors[name]) for name in factors if name in arm.factors}
+        known = {"depth": arm.weighted_layers, **arm.factors}  # of arms of another grid, too
+        levels = {name: _text(known[name]) for name in factors if name in known}
         rows.append(
             Row(
                 arm=arm,
@@ -159,7 +163,7 @@ def compare(run: Run, *, margin: float | None = None, detect: float | None = Non
     unlike = protocol_differences(run)
     paper = grid["paper"] if any(row.paper for row in rows) else None
     images = _images(by_arm, grid["baseline"])
-    effects = _effects(run, by_arm, factors)
+    effects = _effects(run, by_arm, failed, factors)
     return Comparison(
         title=grid["title"],
         rows=rows,
@@ -170,7 +174,7 @@ def compare(run: Run, *, margin: float | None = None, detect: float | None = Non
         failures=[
             f"{c.arm}/seed{c.seed} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"
         ],
-        audit=audit(run),
+        audit=audit(run) if audited else Audit((), ()),
         caption=caption(run),
         factors=factors,
         test=test,
@@ -237,7 +241,10 @@ def _images(
 
 
 def _effects(
-    run: Run, by_arm: dict[str, dict[int, Cell]], factors: list[str]
+    run: Run,
+    by_arm: dict[str, dict[int, Cell]],
+    failed: dict[str, dict[int, float]],
+    factors: list[str],
 ) -> inference.Effects | None:
     """Return main effects and interaction of a full grid of two factors."""
     if len(factors) != 2:
@@ -247,7 +254,7 @@ def _effects(
         key = (_text(arm.factors.get(factors[0])), _text(arm.factors.get(factors[1])))
         if key in values:
             return None
-        values[key] = _by_seed(by_arm[arm.name], "test_error")
+        values[key] = _by_seed(by_arm[arm.name], "test_error") | failed[arm.name]
     first, second = ({key[i] for key in values} for i in (0, 1))
     if len(values) != len(first) * len(second) or min(len(first), len(second)) < 2:
         return None
@@ -305,16 +312,25 @@ def each(summary: Summary) -> str:
     return " ".join(f"{value:.2f}" for value in summary.values)
 
 
-def interval(difference: Difference | None) -> str:
-    """Return "−3.20 [−4.10, −2.30]", or the mean alone where there is no interval."""
+def interval(difference: Difference | None, seeds: int | None = None) -> str:
+    """Return "−3.20 [−4.10, −2.30]", or the mean alone where there is no interval.
+
+    Args:
+        difference: None for the baseline.
+        seeds: of the arm; where the difference rests on fewer pairs, their number is appended.
+    """
     if difference is None:
         return "baseline"
     if not difference.n:
         return "–"
     text = signed(difference.mean)
-    if difference.low is None or difference.high is None:
-        return text + (" (all equal)" if "equal" in difference.note else "")
-    return f"{text} [{signed(difference.low)}, {signed(difference.high)}]"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{signed(difference.low)}, {signed(difference.high)}]"
+    elif "equal" in difference.note:
+        text += " (all equal)"
+    if seeds is not None and seeds != difference.n:
+        text += f" ({difference.n} pair{'s' * (difference.n > 1)})"
+    return text
 
 
 def signed(value: float) -> str:

@@ -255,7 +255,7 @@ def _differences_suit(run: Run) -> str:
 
 def differences(run: Run) -> Figure:
     """Return paired differences from the baseline with 95 % intervals, training and test."""
-    comparison = compare(run)
+    comparison = compare(run, audited=False)
     pairs = _pairs(comparison)
     with style():
         height = 2.4 + 0.55 * len(pairs)
@@ -276,7 +276,9 @@ def differences(run: Run) -> Figure:
             "Filled: mean of the differences by seed, with its 95 % t interval (assumes normal "
             "differences; not simultaneous); small dots: seeds; left of zero is better than the "
             "baseline.",
-            "Hollow: no interval, for n ≤ 2 or differences that are all equal." if bare else "",
+            "Hollow: no interval, for n ≤ 2, a failed seed, or differences that are all equal."
+            if bare
+            else "",
             provenance(run),
         ]
         return finish(figure, comparison.title, sentences)

@@ -174,13 +174,14 @@ def _table(run: Run, comparison: Comparison) -> Iterator[Markup]:
             h("td", percent(row.test_error)),
         ]
         if several:
-            for difference, word, reason in (
-                (row.train_difference, row.train_word, _reason(comparison.train, row)),
-                (row.test_difference, row.word, row.reason),
-            ):
+            for difference, seeds, word, reason in (
+                (row.train_difference, row.train_error.n, row.train_word,
+                 _reason(comparison.train, row)),
+                (row.test_difference, row.test_error.n, row.word, row.reason),
+            ):  # fmt: skip
                 badge = [h("span", word, class_=f"badge {_WORDS.get(word, '')}")] if word else []
                 drawn = bars.bar(difference)
-                cells.append(h("td", interval(difference), drawn, *badge, *_small(reason)))
+                cells.append(h("td", interval(difference, seeds), drawn, *badge, *_small(reason)))
         budget = f"{row.mismatch} from {reference}" if row.mismatch else ""
         budget = budget or "budgets are matched to it" * bool(reference)
         cells += [
@@ -189,8 +190,8 @@ def _table(run: Run, comparison: Comparison) -> Iterator[Markup]:
         ]
         cells += [h("td", row.paper or "–")] * bool(comparison.paper)
         body.append(h("tr", *cells))
-        seeds = _seeds(run, row.arm.name, comparison.baseline)
-        body.append(h("tr", h("td", seeds, colspan=len(head)), class_="each", id=fold))
+        every = _seeds(run, row.arm.name, comparison.baseline)
+        body.append(h("tr", h("td", every, colspan=len(head)), class_="each", id=fold))
     table = h("table", h("thead", h("tr", *head)), h("tbody", *body))
     button = h("button", "Show or hide every seed", type="button", id="unfold")
     yield h("div", button, class_="tools")
@@ -308,9 +309,10 @@ def _provenance(run: Run) -> Iterator[Markup]:
     if commands:
         yield h("pre", h("code", "\n".join(commands)))
     facts = {"code": code, **facts} if code else facts
-    data, platform = run.grid["data"], run.grid["platform"]
+    data = run.grid["data"]
     facts["data"] = {f"{data['title']}, SHA-256 {data['digest']}": None}
-    facts["device"] = {", ".join(f"{k} {v}" for k, v in platform.items()): None}
+    platforms = [cell.config["platform"] for cell in run.done()] or [run.grid["platform"]]
+    facts["device"] = {", ".join(f"{k} {v}" for k, v in x.items()): None for x in platforms}
     pairs = [
         h(tag, text)
         for name, found in facts.items()

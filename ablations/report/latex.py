@@ -6,12 +6,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from ablations.report.comparison import Comparison, Row, duration, each, interval, percent
+from ablations.report.comparison import Comparison, Row, each, interval, percent
 from ablations.report.table import (
     budget,
     macs,
     matching_head,
-    mean,
     planned_of,
     sections,
     sentences,
@@ -49,10 +48,11 @@ _ACCENTS = {
 }  # fmt: skip
 
 #: Seeds on one line below a mean.
-_SEEDS = 5
+_SEEDS = 3
 
 _DOCUMENT = r"""\documentclass{article}
-\usepackage[paperwidth=%(width)scm,paperheight=%(height)scm,margin=1.5cm]{geometry}
+%% The text of a plain article on A4; only the height grows, as a float is never broken over pages.
+\usepackage[paperwidth=21cm,textwidth=345pt,paperheight=%(height)scm,vmargin=1.5cm]{geometry}
 \IfFileExists{booktabs.sty}{\usepackage{booktabs}}{%% the rules that the table uses
   \newcommand{\toprule}{\noalign{\vskip2pt}\hline\noalign{\vskip3pt}}
   \newcommand{\midrule}{\noalign{\vskip2pt}\hline\noalign{\vskip3pt}}
@@ -70,39 +70,33 @@ _DOCUMENT = r"""\documentclass{article}
 def table(comparison: Comparison) -> str:
     """Return a `table` environment of plain ASCII; its document needs the package booktabs.
 
-    One row an arm: the factors that vary, n, errors with each seed below, differences with their
-    interval and word below, size and speed; below the caption what a reader needs to judge it.
+    One row an arm, narrow enough for the text of an article: factors below the arm's name, MACs
+    below the parameters, each seed, difference, interval and word below the errors. Below the
+    caption what a reader needs to judge it.
     """
     several = len(comparison.rows) > 1
-    matched = any(row.mismatch for row in comparison.rows)
-    columns = [("arm", "l"), *((name, "l") for name in comparison.factors)]
-    columns += [("parameters", "r"), ("MACs", "r"), *[("budget", "r")] * matched, ("n", "r")]
+    columns = [("arm", "l"), ("parameters", "r"), ("n", "r")]
     columns += [("train error, %", "r"), ("test error, %", "r")]
-    columns += [("Δ train, points", "r"), ("Δ test, points", "r")] * several
-    columns += [
-        ("images/s", "r"),
-        ("wall a cell", "r"),
-        *[("paper ¹", "r")] * bool(comparison.paper),
-    ]
+    columns += [("paper ¹", "r")] * bool(comparison.paper)
+    second = ["", "MACs", "", *[f"Δ from {comparison.baseline}"] * (2 * several)]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}[tp]",
-        "\\centering\\footnotesize\\setlength{\\tabcolsep}{4pt}",
+        "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
         f"\\begin{{tabular}}{{@{{}}{''.join(place for _, place in columns)}@{{}}}}",
         "\\toprule",
         _row([name for name, _ in columns]),
+        _row(second + [""] * (len(columns) - len(second))),
         "\\midrule",
     ]
     for number, row in enumerate(comparison.rows):
         lines += ["\\addlinespace"] * (number > 0)
-        first, below = _cells(row, comparison, several, matched)
-        lines.append(_row(first))
-        lines += [_row(line) for line in below]
+        lines += map(_row, _cells(row, comparison, several))
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines.append(f"\\caption{{{escape(comparison.title)}}}")
     # Not in the caption itself: LaTeX first sets that on one line, which TeX limits to 5.7 m.
     lines += [
-        "\\par\\medskip\\begin{minipage}{\\linewidth}\\footnotesize",
+        "\\par\\medskip\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
         *map(escape, _notes(comparison)),
     ]
     lines += ["\\end{minipage}", "\\end{table}"]
@@ -114,21 +108,19 @@ def document(comparison: Comparison) -> str:
     parts = [table(comparison), "\\clearpage\\footnotesize\\raggedright"]
     for title, head, body in tests(comparison):
         parts.append(f"\\section*{{{title}}}")
-        parts.append(f"\\begin{{tabular}}{{@{{}}l{'r' * (len(head) - 1)}@{{}}}}")
-        parts += ["\\toprule", _row(head), "\\midrule", *map(_row, body)]
-        parts += ["\\bottomrule", "\\end{tabular}"]
+        parts.append("\\begin{itemize}")
+        for row in body:
+            entries = zip(head[1:], row[1:], strict=True)
+            parts.append(f"\\item {escape(row[0])}: ")
+            parts.append(escape("; ".join(f"{name} {value}" for name, value in entries)))
+        parts.append("\\end{itemize}")
     for title, lines in sections(comparison):
         parts += [f"\\section*{{{escape(title.rstrip('.:'))}}}", "\\begin{itemize}"]
         parts += [f"\\item {escape(line)}" for line in lines]
         parts.append("\\end{itemize}")
-    # A float is never broken over pages: the page grows with it.
-    rows = sum(2 + row.planned // _SEEDS for row in comparison.rows)
-    height = 8 + 0.45 * rows + 0.45 * sum(map(len, _notes(comparison))) / 150
-    return _DOCUMENT % {
-        "width": max(30, 24 + 2 * len(comparison.factors)),
-        "height": f"{max(21.0, height):.0f}",
-        "body": "\n".join(parts),
-    }
+    rows = sum(5 + row.planned // _SEEDS for row in comparison.rows)
+    height = 8 + 0.45 * rows + 0.45 * sum(map(len, _notes(comparison))) / 90
+    return _DOCUMENT % {"height": f"{max(29.7, height):.1f}", "body": "\n".join(parts)}
 
 
 def escape(text: str) -> str:
@@ -153,30 +145,27 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(map(escape, cells)) + " \\\\"
 
 
-def _cells(
-    row: Row, comparison: Comparison, several: bool, matched: bool
-) -> tuple[list[str], list[list[str]]]:
-    """Return the cells of an arm, and those of the lines below it."""
-    stacks = [[row.arm.name], *([row.factors.get(name, "–")] for name in comparison.factors)]
-    stacks += [[f"{row.arm.parameters:,}"], [macs(row.arm.macs)]]
-    stacks += [[budget(row)]] * matched
+def _cells(row: Row, comparison: Comparison, several: bool) -> list[list[str]]:
+    """Return the lines of an arm, each with a cell a column."""
+    levels = [f"{k}={v}" for k, v in row.factors.items() if v != row.arm.name]
+    stacks = [[row.arm.name, *levels]]
+    stacks.append([f"{row.arm.parameters:,}", macs(row.arm.macs)])
+    if any(other.mismatch for other in comparison.rows):
+        stacks[-1] += budget(row).split(", ")
     stacks.append([planned_of(row)])
-    for summary in (row.train_error, row.test_error):
+    for summary, difference, word in (
+        (row.train_error, row.train_difference, row.train_word),
+        (row.test_error, row.test_difference, row.word),
+    ):
         seeds = each(summary).split() if summary.n > 1 else []
         below = [" ".join(seeds[i : i + _SEEDS]) for i in range(0, len(seeds), _SEEDS)]
-        stacks.append([percent(summary), *below])
-    if several:
-        for difference, word in (
-            (row.train_difference, row.train_word), (row.test_difference, row.word)
-        ):  # fmt: skip
-            stacks.append([interval(difference), *[word] * bool(word)])
-    stacks += [[mean(row.images_per_second.mean)], [duration(row.wall_seconds.mean)]]
+        compared = [interval(difference, summary.n), *[word] * bool(word)] if several else []
+        stacks.append([percent(summary), *below, *compared])
     stacks += [[row.paper or "–"]] * bool(comparison.paper)
-    lines = [
+    return [
         [stack[i] if i < len(stack) else "" for stack in stacks]
         for i in range(max(map(len, stacks)))
     ]
-    return lines[0], lines[1:]
 
 
 def _notes(comparison: Comparison) -> list[str]:

@@ -73,11 +73,15 @@ def merge(runs: Sequence[Run]) -> Run:
         **first.grid,
         "title": " and ".join(dict.fromkeys(run.grid["title"] for run in runs))
         + f" ({', '.join(names)})",
+        **{
+            key: "; ".join(dict.fromkeys(run.grid[key] for run in runs if run.grid[key]))
+            for key in ("reproduces", "expect")
+        },
         "baseline": baseline,
         "unmatched": list(
             dict.fromkeys(line for run in runs for line in run.grid.get("unmatched", ()))
         ),
-        "analysis": _analysis(runs),
+        "analysis": _analysis(runs, names),
         "seeds": seeds,
     }
     if any(run.grid["paper"] != first.grid["paper"] for run in runs):
@@ -89,14 +93,17 @@ def merge(runs: Sequence[Run]) -> Run:
     return Run(first.directory, grid, arms, every)
 
 
-def _analysis(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what all runs were asked for alike; Stein's first stage is one run's own."""
-    first = dict(runs[0].grid.get("analysis", {}))
-    return {
-        key: value
-        for key, value in first.items()
-        if all(run.grid.get("analysis", {}).get(key) == value for run in runs)
-    }
+def _analysis(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
+    """Return what all runs were asked for alike, and which chose their seeds from the data.
+
+    Stein's first stage is one run's own, so it cannot give the standard errors of several.
+    """
+    each = [run.grid.get("analysis", {}) for run in runs]
+    alike = {k: v for k, v in each[0].items() if all(one.get(k) == v for one in each)}
+    for key in ("target", "first_stage", "decision"):
+        alike.pop(key, None)
+    sequential = [name for name, one in zip(names, each, strict=True) if "decision" in one]
+    return {**alike, **({"sequential": sequential} if sequential else {})}
 
 
 def _same(one: Arm, other: Arm) -> bool:

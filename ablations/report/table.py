@@ -74,9 +74,9 @@ def _compared(row: Row) -> list[str]:
     if row.test_difference is None:
         return ["baseline", "", "baseline", ""]
     return [
-        interval(row.train_difference),
+        interval(row.train_difference, row.train_error.n),
         row.train_word or "–",
-        interval(row.test_difference),
+        interval(row.test_difference, row.test_error.n),
         row.word or "–",
     ]
 
@@ -237,6 +237,7 @@ def table_csv(comparison: Comparison) -> str:
             flat[f"{name}_mean"] = _number(summary.mean)
             flat[f"{name}_std"] = _number(summary.std)
             flat[f"{name}_each"] = " ".join(map(repr, summary.values))
+            flat[f"{name}_pairs"] = difference.n if difference else ""
             flat[f"{name}_difference"] = _number(difference.mean) if difference else ""
             flat[f"{name}_low"] = _number(difference.low) if difference else ""
             flat[f"{name}_high"] = _number(difference.high) if difference else ""
@@ -278,7 +279,7 @@ def cells_csv(run: Run) -> str:
             **results,
             **{k: v for k, v in matched.items() if k != "initial_tensors"},
             **(cell.record or {}),
-            **run.grid["platform"],
+            **(cell.config.get("platform") or run.grid["platform"]),
             "schema": 1,
             "arm": cell.arm,
             "seed": cell.seed,

@@ -102,8 +102,8 @@ def _grid(comparison: Comparison, layout: _Layout) -> Any:
     return table
 
 
-def _difference(difference: Difference | None, word: str) -> str:
-    text = interval(difference).replace(" [", "\n[")
+def _difference(difference: Difference | None, word: str, seeds: int) -> str:
+    text = interval(difference, seeds).replace(" [", "\n[").replace(" (", "\n(")
     return f"{text}\n{word}" if word else text
 
 
@@ -145,9 +145,9 @@ def _cells(row: Row, layout: _Layout, paper: bool, matched: bool) -> list[str]:
         percent(row.test_error) + seeds(row.test_error),
     ]
     if layout.train_difference:
-        cells.append(_difference(row.train_difference, row.train_word))
+        cells.append(_difference(row.train_difference, row.train_word, row.train_error.n))
     cells += [
-        _difference(row.test_difference, row.word),
+        _difference(row.test_difference, row.word, row.test_error.n),
         f"{row.arm.parameters:,}\n{macs(row.arm.macs)}"
         + (f"\n{budget(row).replace(' ', chr(0xA0))}" if matched else ""),
         f"{mean(row.images_per_second.mean)}\n{wall}",

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
-import numpy as np
 
 from reszoo.errors import SpecError, unknown
 from reszoo.preprocessing import Preprocessing, labels
@@ -245,7 +244,7 @@ class ResNet(keras.Model):
             is in the graph, the pixels are resized and not normalised.
 
         Raises:
-            SpecError: the preprocessing is not known.
+            SpecError: the preprocessing is not known, or these are no images.
         """
         known = self.preprocessing
         if known is None:
@@ -255,17 +254,8 @@ class ResNet(keras.Model):
             )
         if self._meta.get("in_graph"):
             single = hasattr(images, "getbands")  # a PIL image
-            listed = isinstance(images, list | tuple)
-            wanted = single or listed if resize is None else resize
-            batch = known.resize(images) if wanted else images
-            if listed or hasattr(batch, "__array_interface__"):
-                batch = np.asarray(batch, np.float32)
-            else:
-                batch = keras.ops.cast(batch, "float32")
-            if len(batch.shape) not in (3, 4) or batch.shape[-1] != len(known.mean):
-                raise SpecError(
-                    f"images have the shape (N, H, W, {len(known.mean)}), not {tuple(batch.shape)}"
-                )
+            wanted = single or isinstance(images, list | tuple) if resize is None else resize
+            batch = known.pixels(known.resize(images) if wanted else images)
         else:
             batch = known(images, resize=resize)
         if self._meta.get("data_format") == "channels_first":

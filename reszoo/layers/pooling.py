@@ -151,6 +151,12 @@ class BlurPool2D(_Pooling):
     def call(self, inputs: Any) -> Any:
         """Return the blurred and subsampled map."""
         pad = self._padding
+        sizes = [inputs.shape[axis] for axis in spatial_axes(self.data_format)]
+        if any(size is not None and size <= pad for size in sizes):
+            raise ValueError(
+                f"{self.name}: maps of {sizes[0]}x{sizes[1]} have too few pixels to reflect: "
+                f"at least {pad + 1}x{pad + 1}"
+            )
         x = pad_map(inputs, [(pad, pad), (pad, pad)], self.data_format, mode="reflect")
         last = self.data_format == "channels_last"
         # TensorFlow's processors have no depthwise kernel for (N, C, H, W) without oneDNN.

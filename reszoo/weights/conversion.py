@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from reszoo.weights import grammars
 from reszoo.weights.grammars import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Bookkeeping of torch that no network's output depends on, and what Keras' optimizers keep.
-_IGNORED = re.compile(r"(.*\.)?num_batches_tracked|optimizer_weights/.*")
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 class TensorFile(Protocol):
@@ -25,8 +24,20 @@ class TensorFile(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Name -> declared shape."""
 
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """Name -> stored type: "float32", "int8" and so on."""
+
     def read(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
         """Return one tensor, refused unless its declared shape is `shape`."""
+
+
+class Found(NamedTuple):
+    """A tensor of a file: its name there, its declared shape and stored type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,10 @@ class Names:
     """A file's names as the grammars spell them.
 
     Attributes:
-        found: canonical name -> (name in the file, shape).
+        found: canonical name -> the tensor.
     """
 
-    found: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    found: dict[str, Found] = field(default_factory=dict)
 
 
 def canonical(file: TensorFile, grammar: str) -> Names:
@@ -46,71 +57,71 @@ def canonical(file: TensorFile, grammar: str) -> Names:
     Strips what training code and Keras put before and behind: "module.", the groups of an HDF5
     file, ":0"; an optimizer's variables are left out.
     """
-    names = [name for name in file.shapes if not _IGNORED.fullmatch(name)]
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    names = [name for name in file.shapes if not grammars.IGNORED.fullmatch(name)]
+    found: dict[str, Found] = {}
     prefix = grammars.wrapper(names)
     for name in names:
         short = name[len(prefix) :]
         if grammar.startswith("keras_applications"):
             short = "/".join(short.split("/")[-2:]).removesuffix(":0")
         # Of two tensors with one short name the second keeps its own, which no network has.
-        found[name if short in found else short] = (name, tuple(file.shapes[name]))
+        known = Found(name, tuple(file.shapes[name]), file.dtypes[name])
+        found[name if short in found else short] = known
     return Names(found)
 
 
 def head_classes(names: Names, grammar: str) -> int | None:
     """Return the outputs of the file's classifier, or None without one."""
     entry = names.found.get(grammars.ENDS[grammar][1])
-    return entry[1][0] if entry and len(entry[1]) == 1 else None
+    return entry.shape[0] if entry and len(entry.shape) == 1 else None
 
 
 def input_channels(names: Names, grammar: str) -> int | None:
     """Return the channels that the file's first convolution reads; None if it has none."""
     first = re.compile(grammars.ENDS[grammar][0])
-    for short, (_, shape) in names.found.items():
-        if first.fullmatch(short) and len(shape) == 4:
-            return shape[1 if short.endswith(".weight") else 2]
+    for short, tensor in names.found.items():
+        if first.fullmatch(short) and len(tensor.shape) == 4:
+            return tensor.shape[1 if short.endswith(".weight") else 2]
     return None
 
 
-def mismatch(
-    plan: Plan, names: Names, wanted: list[Tensor], present: Collection[str] | None = None
-) -> str:
+def mismatch(plan: Plan, names: Names, wanted: list[Tensor], present: Collection[str]) -> str:
     """Compare a file's tensors with a network's.
 
     Args:
         plan: the network.
         names: what is in the file.
         wanted: the network's tensors.
-        present: layers that the model has: tensors of others may be missing. None: what is
-            missing alone is no mismatch yet.
+        present: layers that the model has: tensors of others may be missing.
 
     Returns:
-        One line that counts the tensors that are missing, left over or of other shapes and names
-        the first few, or "".
+        One line that counts the tensors that are missing, left over, of other shapes or no floats
+        and names the first few, or "".
     """
     expected = {tensor.name: tensor for tensor in wanted}
     missing = [
         tensor.name
         for tensor in wanted
-        if tensor.name not in names.found
-        and not tensor.optional
-        and (present is None or tensor.layer in present)
+        if tensor.name not in names.found and not tensor.optional and tensor.layer in present
     ]
     extra = [name for name in names.found if name not in expected]
     unlike = [
-        f"{name} {_text(names.found[name][1])} (wanted {_text(tensor.shape)})"
+        f"{name} {_text(names.found[name].shape)} (wanted {_text(tensor.shape)})"
         for name, tensor in expected.items()
-        if name in names.found and names.found[name][1] != tensor.shape
+        if name in names.found and names.found[name].shape != tensor.shape
     ]
-    if present is None and not extra and not unlike:
-        return ""
+    whole = [
+        f"{name} {names.found[name].dtype}"
+        for name in expected
+        if name in names.found and names.found[name].dtype not in _FLOATS
+    ]
     problems = [
         f"{len(items)} {what}: {listed(items)}"
         for what, items in (
             ("missing", missing),
             ("of another shape", unlike),
             ("not of this network", extra),
+            ("of integers (quantised weights are not read)", whole),
         )
         if items
     ]
@@ -125,8 +136,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def converted(file: TensorFile, names: Names, tensor: Tensor, plan: Plan) -> Array:
     """Return one tensor in Keras' layout."""
-    source, shape = names.found[tensor.name]
-    value = file.read(source, shape)
+    value = file.read(*names.found[tensor.name][:2])
     layout = tensor.layout
     if layout == grammars.OIHW:
         return value.transpose(2, 3, 1, 0)
@@ -191,8 +201,8 @@ def assign(
     model: Any,
     skip: Iterable[str] = (),
     reverse: bool = False,
-) -> None:
-    """Write a file's tensors into a model's variables.
+) -> list[str]:
+    """Write a file's tensors into a model's variables; return those with infinities or NaNs.
 
     Args:
         file: open.
@@ -206,10 +216,14 @@ def assign(
     layers = {layer.name: layer for layer in model.layers}
     operations = {layer.name: layer for layer in plan}
     biases = {}
+    strange = []
     for tensor in wanted:
         if tensor.layer not in layers or tensor.layer in skip or tensor.name not in names.found:
             continue
         value = converted(file, names, tensor, plan)
+        with np.errstate(over="ignore"):  # float64 may hold what float32 does not
+            if not np.isfinite(value.astype(np.float32, copy=False)).all():
+                strange.append(tensor.name)
         if tensor.variable == "bias" and tensor.optional:
             biases[tensor.layer] = value
             continue
@@ -220,6 +234,7 @@ def assign(
         if operation.op == "norm" and operation.inputs[0] in biases and operation.name in layers:
             mean = layers[operation.name].moving_mean
             mean.assign(np.asarray(mean) - biases[operation.inputs[0]])
+    return strange
 
 
 def _text(shape: tuple[int, ...]) -> str:

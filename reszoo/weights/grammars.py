@@ -36,6 +36,9 @@ class Tensor:
     optional: bool = False
 
 
+#: Bookkeeping of torch that no network's output depends on, and what Keras' optimizers keep.
+IGNORED = re.compile(r"(.*\.)?num_batches_tracked|n_averaged|optimizer_weights/.*")
+
 Namer = Callable[[Layer, Plan], str | None]
 
 
@@ -66,6 +69,7 @@ def tensors(plan: Plan, grammar: str) -> list[Tensor]:
 
 def recognise(names: Collection[str]) -> str | None:
     """Return the grammar of a file's tensor names, or None."""
+    names = [name for name in names if not IGNORED.fullmatch(name)]
     prefix = wrapper(names)
     for grammar, sign in _SIGNS:
         if any(sign.fullmatch(name, len(prefix)) for name in names):
@@ -261,14 +265,15 @@ def _keras_variables(layer: Layer, module: str, plan: Plan) -> Iterator[Tensor]:
         shape = (layer.kernel, layer.kernel, layer.in_channels, layer.channels)
         yield Tensor(f"{module}/kernel", layer.name, "kernel", HWIO, shape)
     # Its v1 convolutions have biases before their norms; ours do not (see conversion.py).
-    yield Tensor(
-        f"{module}/bias",
-        layer.name,
-        "bias",
-        VECTOR,
-        (layer.channels,),
-        optional=not layer.bias,
-    )
+    if layer.bias or any(x.op == "norm" and x.inputs[0] == layer.name for x in plan):
+        yield Tensor(
+            f"{module}/bias",
+            layer.name,
+            "bias",
+            VECTOR,
+            (layer.channels,),
+            optional=not layer.bias,
+        )
 
 
 # BiT's .npz

@@ -50,6 +50,8 @@ class Entry:
             ``"keras_applications_v1"``, ``"keras_applications_v2"`` or ``"bit_npz"``.
         url: the file's address; empty where only the Hugging Face hub has it.
         hf_repo: repository on the hub whose model.safetensors holds the same weights, or empty.
+        revision: commit of that repository, 40 hexadecimal digits, which fixes its file; empty
+            where it is not known.
         hash_kind: ``"sha256"``, ``"sha256-prefix"`` (the first 8 or 9 hexadecimal digits, from the
             file's name: finds damage, not an attacker), ``"md5"``, or empty; of the file at `url`.
         hash: its value.
@@ -69,6 +71,7 @@ class Entry:
     grammar: str
     url: str = ""
     hf_repo: str = ""
+    revision: str = ""
     hash_kind: str = ""
     hash: str = ""
     licence: str
@@ -95,6 +98,17 @@ class Entry:
         return "NC" not in self.licence.split("-")
 
     @property
+    def verified(self) -> bool:
+        """Whether it is known which bytes the file holds: by its hash, or by a pinned revision."""
+        pinned = not self.url and re.fullmatch("[0-9a-f]{40}", self.revision)
+        return bool(self.hash or pinned)
+
+    @property
+    def free(self) -> bool:
+        """Whether `build` takes them without `verify=False` and `allow_noncommercial=True`."""
+        return self.supported and self.verified and self.commercial
+
+    @property
     def label_set(self) -> str | None:
         """The set of `reszoo.preprocessing.labels` that names the outputs; None: not shipped."""
         return {classes: name for name, classes in LABEL_SETS.items()}.get(self.classes)
@@ -102,12 +116,18 @@ class Entry:
     @property
     def address(self) -> str:
         """Where the file is downloaded from."""
-        return self.url or f"https://huggingface.co/{self.hf_repo}/resolve/main/{_HUB_FILE}"
+        hub = f"https://huggingface.co/{self.hf_repo}/resolve/{self.revision or 'main'}/{_HUB_FILE}"
+        return self.url or hub
 
     @property
     def filename(self) -> str:
-        """The file's name in the cache: its published one where that is distinctive."""
-        return Path(urlsplit(self.url).path).name if self.url else f"{self.name}.safetensors"
+        """The file's name in the cache: its published one where that is distinctive.
+
+        A pinned revision is part of it, so that no other one is taken for it.
+        """
+        if self.url:
+            return Path(urlsplit(self.url).path).name
+        return f"{self.name}{self.revision and '-' + self.revision[:8]}.safetensors"
 
 
 def entries(network: str = "*", *, unsupported: bool = False) -> list[Entry]:
@@ -180,17 +200,18 @@ def fetch(
     """Return the path of an entry's file, downloaded unless it is in the cache.
 
     A known hash is always checked, also of a file that was put into the cache by hand. Files that
-    exist on the hub only come through huggingface_hub, and from its cache, where it is installed.
+    exist on the hub only come through huggingface_hub, and from its cache, where it is installed;
+    at their pinned revision where one is known.
 
     Args:
         entry: from `find` or `entries`.
-        verify: False takes files of which no hash is known.
+        verify: False takes files of which neither hash nor revision is known.
         allow_noncommercial: True takes files whose licence forbids commercial use.
         cache_dir: default: `cache_directory()`.
 
     Raises:
-        WeightsError: the file cannot be had, does not have the known hash, has none, or its
-            licence was not accepted.
+        WeightsError: the file cannot be had, does not have the known hash, has neither hash nor
+            pinned revision, or its licence was not accepted.
     """
     path = cache_directory(cache_dir) / entry.filename
     if not entry.supported:
@@ -200,9 +221,9 @@ def fetch(
             f"the licence of {entry.name}, {entry.licence}, forbids commercial use; "
             "allow_noncommercial=True accepts it"
         )
-    if verify and not entry.hash:
+    if verify and not entry.verified:
         raise WeightsError(
-            f"no hash of {entry.name} is known, so {entry.address} cannot be verified; "
+            f"no hash or revision of {entry.name} is known, so {entry.address} cannot be verified; "
             "verify=False takes it unchecked"
         )
     if path.exists():
@@ -258,8 +279,9 @@ def _from_hub(entry: Entry, path: Path) -> Path | None:
         import huggingface_hub
     except ImportError:
         return None
+    at = {"revision": entry.revision} if entry.revision else {}
     try:
-        return Path(huggingface_hub.hf_hub_download(entry.hf_repo, _HUB_FILE))
+        return Path(huggingface_hub.hf_hub_download(entry.hf_repo, _HUB_FILE, **at))
     except Exception as error:  # it has a dozen kinds
         raise _unreachable(entry, path, error) from error
 
@@ -294,7 +316,9 @@ def _entry(row: dict[str, str]) -> Entry:
         test_input_size=int(test_size) if test_size else None,
         test_crop_fraction=float(test_crop) if test_crop else None,
     )
-    text = ("network", "tag", "grammar", "url", "hf_repo", "hash_kind", "hash", "licence")
+    text = (
+        "network", "tag", "grammar", "url", "hf_repo", "revision", "hash_kind", "hash", "licence",
+    )  # fmt: skip
     return Entry(
         **{name: row[name] for name in (*text, "unsupported", "note")},
         aliases=tuple(row["aliases"].split()),

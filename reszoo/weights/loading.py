@@ -22,11 +22,12 @@ from reszoo.plans import Plan, plan
 from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
 from reszoo.weights import conversion, grammars, index, own_files
-from reszoo.weights.agreement import agrees, explicit, is_vgg, not_given, of_archive, of_grammar
+from reszoo.weights.agreement import explicit, is_vgg, of_entry, of_file, of_grammar
 from reszoo.weights.conversion import Names, TensorFile
 from reszoo.weights.grammars import Tensor
 from reszoo.weights.readers import WeightFile, WeightFileError
 
+_TRAINED = "these weights were trained"
 _SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".th", ".bin", ".safetensors", ".npz")
 
 
@@ -48,6 +49,7 @@ class Source:
         preprocessing: the input that it wants, if known.
         labels: a label set, pairs, or None.
         origin: JSON types: where the weights came from.
+        names: of a file that the caller gave; None: its layers are numbered, or it is published.
     """
 
     network: str | ResNetSpec
@@ -59,6 +61,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     labels: Any = None
     origin: dict[str, Any] = field(default_factory=dict)
+    names: Names | None = None
 
     def meta(self, channels: int, in_graph: bool) -> dict[str, Any]:
         """Return what the model's config keeps of them, for a number of input channels."""
@@ -67,7 +70,7 @@ class Source:
         return {
             "preprocessing": known.to_dict() if known else None,
             "in_graph": in_graph,
-            "labels": self.labels if built == self.classes else None,
+            "labels": self.labels if self.classes and built == self.classes else None,
             "weights": self.origin,
         }
 
@@ -75,30 +78,59 @@ class Source:
         """Write the tensors into a model built from `description`.
 
         Raises:
-            SpecError: fully connected layers of another input size.
             WeightFileError: the file is damaged, hostile or of another network.
         """
         full = self._plan
-        self._check_size(model, full, description)
         present = {layer.name for layer in model.layers}
         with self._open(model, full) as file:
             names = conversion.canonical(file, self.grammar)
-            wanted = self.check(names, present)
+            wanted = self._tensors(names, present)
             skip = self._new_head(description, present)
             known = self.preprocessing
             reverse = known is not None and known.channel_order == "bgr"
-            conversion.assign(file, names, wanted, full, model, skip, reverse)
+            strange = conversion.assign(file, names, wanted, full, model, skip, reverse)
+            if isinstance(file, WeightFile) and file.passed_over:
+                say(f"{self.path.name} holds several sets of weights; {file.note}")
+        if strange:
+            say(
+                f"{self.path.name}: {len(strange)} tensors hold infinities or NaN: "
+                f"{conversion.listed(strange)}"
+            )
 
-    def check(self, names: Names, present: Collection[str] | None = None) -> list[Tensor]:
-        """Return the tensors that the network has in such a file.
+    def check(self, description: Plan, needed: Collection[str]) -> None:
+        """Refuse a file before anything is built that its tensors do not cover.
 
         Args:
-            names: what the file has.
-            present: layers of the model; None: it is not built yet.
+            description: what is to be built.
+            needed: layers of it that are.
 
         Raises:
-            WeightFileError: the file is of another network.
+            SpecError: fully connected layers of another input size.
+            WeightFileError: the file is of another network, or not all of it is there.
         """
+        size, trained = (p[p.features].size for p in (description, self._plan))
+        if "head_fc1" in needed and size != trained:
+            raise SpecError(
+                f"the fully connected layers of {description.name} read maps of {trained} pixels, "
+                f"not {size}: with weights use images of 224x224, or include_top=False"
+            )
+        if self.names is not None:
+            self._tensors(self.names, needed)
+
+    def check_head(self, inputs: int) -> None:
+        """Refuse a classifier of other features than the network's, larger than the file holds.
+
+        Raises:
+            WeightFileError: it does.
+        """
+        wanted = self._plan["head_dense"].in_channels
+        if inputs != wanted:
+            raise WeightFileError(
+                f"{self.path} is not {self._plan.name}: its classifier reads {inputs} features, "
+                f"not {wanted}"
+            )
+
+    def _tensors(self, names: Names, present: Collection[str]) -> list[Tensor]:
         full = self._plan
         try:
             wanted = grammars.tensors(full, self.grammar)
@@ -119,20 +151,10 @@ class Source:
         size = 224 if is_vgg(self.network) else None
         return plan(self.network, **{**overrides, "input_shape": (size, size, self.channels)})
 
-    def _check_size(self, model: Any, full: Plan, description: Plan) -> None:
-        if not any(layer.name == "head_fc1" for layer in model.layers):
-            return
-        size, trained = (p[p.features].size for p in (description, full))
-        if size != trained:
-            raise SpecError(
-                f"the fully connected layers of {full.name} read maps of {trained} pixels, not "
-                f"{size}: with weights use images of 224x224, or include_top=False"
-            )
-
     @contextlib.contextmanager
     def _open(self, model: Any, full: Plan) -> Iterator[TensorFile]:
-        with own_files.open_file(self.path) as (file, archive):
-            if self.grammar != "reszoo" or archive is not None:
+        with own_files.open_file(self.path) as (file, _):
+            if not _numbered(file, self.grammar):
                 yield file
                 return
             # Keras numbers the layers, so the order of the model that was saved is needed.
@@ -157,11 +179,16 @@ class Source:
         if not wanted or wanted == self.classes or "head_dense" not in present:
             return []
         had = f"{self.classes} classes" if self.classes else "no classifier"
-        _say(
+        say(
             f"{self.path.name} has {had}: the backbone is loaded, the new classifier of {wanted} "
             "classes is untrained"
         )
         return ["head_dense"]
+
+
+def _numbered(file: TensorFile, grammar: str) -> bool:
+    """Return whether it is a `.weights.h5`, which counts the layers of each kind."""
+    return grammar == "reszoo" and isinstance(file, WeightFile)
 
 
 def _classes(description: Plan) -> int:
@@ -200,9 +227,9 @@ def resolve(
     if not isinstance(weights, str):
         raise SpecError(f'weights takes None, "imagenet", a tag or a path, not {weights!r}')
     entry = index.find(network if isinstance(network, str) else network.name, weights)
-    agrees(network, entry, given)
+    own = of_entry(network, entry, given)
     path = index.fetch(entry, verify=verify, allow_noncommercial=allow_noncommercial)
-    return _from_entry(network, entry, path, given)
+    return _from_entry(network, entry, path, own, given)
 
 
 def _is_path(weights: object) -> bool:
@@ -214,10 +241,13 @@ def _is_path(weights: object) -> bool:
 
 
 def _from_entry(
-    network: str | ResNetSpec, entry: index.Entry, path: Path, given: dict[str, Any]
+    network: str | ResNetSpec,
+    entry: index.Entry,
+    path: Path,
+    own: dict[str, Any],
+    given: dict[str, Any],
 ) -> Source:
-    own = not_given(entry.overrides, given)
-    _say_own(entry.name, network, own)
+    _say_own(entry.name, network, own, _TRAINED)
     return Source(
         network,
         {**_outputs(network, entry.classes), **own, **explicit(given)},
@@ -238,11 +268,11 @@ def _from_entry(
 def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> Source:
     if not path.is_file():
         raise SpecError(f"no weights file at {path}{_near(path)}")
-    with own_files.open_file(path) as (file, archive):
-        if archive is not None and archive.meta.get("folded"):
+    with own_files.open_file(path) as (file, said):
+        if said.meta.get("folded"):
             raise WeightFileError(f"{path} holds a folded model; give the unfolded one")
         grammar = grammars.recognise(list(file.shapes))
-        if archive is not None and archive.spec is not None:
+        if said.spec is not None and not isinstance(file, WeightFile):
             grammar = "reszoo"
         if grammar is None:
             raise WeightFileError(
@@ -250,28 +280,38 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
                 f"(first: {conversion.listed(list(file.shapes), 3) or 'none'})"
             )
         names = None
-        if grammar == "reszoo" and archive is None:
-            classes, channels = own_files.classifier_outputs(file), own_files.channels(file)
+        head: tuple[int, ...] = ()
+        if _numbered(file, grammar):
+            head, channels = own_files.classifier(file), own_files.channels(file)
+            classes = head[1] if head else None
         else:
             names = conversion.canonical(file, grammar)
             classes = conversion.head_classes(names, grammar)
             channels = conversion.input_channels(names, grammar)
     entry = _published(path)
     if entry is not None:  # all that the index knows belongs to it
-        agrees(network, entry, given, path)
-        return _from_entry(network, entry, path, given)
-    if archive is not None and archive.spec is not None:
-        own = of_archive(network, path, archive.spec, given)
-        own.pop("input_shape", None)  # its channels are those of the first kernel, see below
+        return _from_entry(network, entry, path, of_entry(network, entry, given, path), given)
+    why = _TRAINED
+    if said.spec is not None:
+        own = of_file(network, path, said.spec, given)
     else:
-        own = of_grammar(network, grammar, given)
+        found = names.found if names else ()
+        own = of_grammar(network, path.name, grammar, found, given)
+        why = f"other {grammar} networks are; if this one is not, give what differs"
+        if grammar == "reszoo" and names and not is_vgg(network):
+            say(
+                f"{path.name} does not say which network it is of: taken for the "
+                f"{network if isinstance(network, str) else network.name} that was asked for"
+            )
+    _say_own(path.name, network, own, why)
     named = isinstance(network, str) and not is_vgg(network)
-    if named and given.get("input_shape") is None and "input_shape" not in own:
+    if named and given.get("input_shape") is None:
         shape = catalog.spec(network).input_shape
         if channels not in (None, shape[2]):
             own["input_shape"] = (*shape[:2], channels)
-    _say_own(path.name, network, own)
-    known = own_files.Known() if archive is None else archive.known(path)
+            read = {"input_shape": own["input_shape"]}
+            _say_own(path.name, network, read, "the first convolution is")
+    known = said.known(path)
     source = Source(
         network,
         {**own, **_outputs(network, classes), **explicit(given)},
@@ -282,9 +322,10 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
         known.preprocessing,
         known.labels,
         known.origin or {"file": path.name},
+        names,
     )
-    if names is not None:  # known already, so refused before a model is built
-        source.check(names)
+    if head:
+        source.check_head(head[0])
     return source
 
 
@@ -309,20 +350,21 @@ def _near(path: Path) -> str:
     return ""
 
 
-def _say_own(source: str, network: str | ResNetSpec, own: Mapping[str, Any]) -> None:
+def _say_own(source: str, network: str | ResNetSpec, own: Mapping[str, Any], why: str) -> None:
     if is_vgg(network):
         return
     spec = catalog.spec(network)
     changed = {n: v for n, v in own.items() if n != "classes" and getattr(spec, n) != v}
     if changed:
         fields = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-        _say(f"{source}: built with {fields}, as these weights were trained; model.spec shows it")
+        say(f"{source}: built with {fields}, as {why}; model.spec shows it")
 
 
 _said: set[str] = set()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Warn once a process with a WeightsNotice, at the line that called this package."""
     if text not in _said:
         _said.add(text)
         package = str(Path(__file__).parents[1])

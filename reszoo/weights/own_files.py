@@ -1,7 +1,8 @@
-"""Files that Keras wrote of our models: `.weights.h5` and `.keras`, read without Keras' loader.
+"""Files that hold our models: what they say of them, and Keras' `.weights.h5` and `.keras`.
 
 Keras addresses a layer's variables by the class and position of the layer
-(`layers/conv2d_3/vars/0`) and notes its name beside them; here they get the layers' names back.
+(`layers/conv2d_3/vars/0`) and notes its name beside them; here they get the layers' names back,
+without Keras' loader.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ from typing import Any
 from reszoo.errors import SpecError, unknown
 from reszoo.plans import Plan
 from reszoo.preprocessing import LABEL_SETS, Preprocessing
+from reszoo.specs import ResNetSpec
 from reszoo.weights.conversion import Array, TensorFile, listed
 from reszoo.weights.readers import WeightFile, WeightFileError, open_weights
 from reszoo.weights.readers._base import Refused, Source, refusing
 from reszoo.weights.readers._zip import Archive
 
-_CONFIG_LIMIT = 64 * 2**20
+#: Where files other than those of our own model class say what they hold: a key in the build
+#: config of a stock Keras model, and in the metadata of safetensors.
+STATEMENT = "reszoo"
+# Parsed JSON takes 30 times its text; ResNet-1202 has 4 MB, labels of 21,000 classes have 1 MB.
+_CONFIG_LIMIT = 8 * 2**20
+_STATEMENT_LIMIT = 2 * 2**20
 _VARIABLES = {
     "Conv2D": ("kernel", "bias"),
     "Conv1D": ("kernel", "bias"),
@@ -44,18 +51,27 @@ class Known:
 
 
 @dataclass(frozen=True)
-class KerasArchive:
-    """What a `.keras` file says besides its weights.
+class Statement:
+    """What a file says besides its weights, unchecked.
 
     Attributes:
-        layers: (name, class name) in the model's order.
-        spec: fields of the spec, or None (VGG, portable models, models of others).
+        spec: fields of the spec, or None (VGG, files of others).
         meta: see reszoo.layers.ResNet.
     """
 
-    layers: tuple[tuple[str, str], ...]
-    spec: dict[str, Any] | None
-    meta: dict[str, Any]
+    spec: dict[str, Any] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Any) -> Statement:
+        """Return what JSON of unknown origin states; what is of another kind is left out."""
+        spec, meta = (values.get(n) if isinstance(values, dict) else None for n in ("spec", "meta"))
+        return cls(spec if isinstance(spec, dict) else None, meta if isinstance(meta, dict) else {})
+
+    @classmethod
+    def of_build(cls, config: Any) -> Statement:
+        """Return what the build config of a stock Keras model states (see `state`)."""
+        return cls.of(config.get(STATEMENT) if isinstance(config, dict) else None)
 
     def known(self, path: Path) -> Known:
         """Return the part of `meta` that belongs to the weights.
@@ -78,6 +94,25 @@ class KerasArchive:
             raise WeightFileError(f"{path}: its metadata cannot be read: {error}") from None
 
 
+def state(model: Any, spec: ResNetSpec | None, meta: dict[str, Any]) -> None:
+    """Let a model of stock layers have a spec, and its files state what our class's config does.
+
+    In its build config: Keras builds a functional model from its layers and passes that by.
+    """
+    model.spec = spec
+    stock = model.get_build_config
+    statement = {"spec": spec and spec.to_dict(), "meta": meta}
+    model.get_build_config = lambda: {**(stock() or {}), STATEMENT: statement}
+
+
+def stated(model: Any) -> Statement:
+    """Return what the files of a model state."""
+    meta = getattr(model, "meta", None)
+    if meta is None:  # of stock layers
+        return Statement.of_build(model.get_build_config())
+    return Statement(model.spec and model.spec.to_dict(), dict(meta))
+
+
 class NamedWeights:
     """An open file of ours under names `layer/variable`."""
 
@@ -85,6 +120,7 @@ class NamedWeights:
         self._file = file
         self._paths = dict(_paths(file, layers))
         self.shapes = {name: file.shapes[path] for name, path in self._paths.items()}
+        self.dtypes = {name: file.dtypes[path] for name, path in self._paths.items()}
 
     def read(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
         """Return one variable, refused unless its declared shape is `shape`."""
@@ -92,27 +128,42 @@ class NamedWeights:
 
 
 @contextlib.contextmanager
-def open_file(path: Path) -> Iterator[tuple[WeightFile | NamedWeights, KerasArchive | None]]:
+def open_file(path: Path) -> Iterator[tuple[WeightFile | NamedWeights, Statement]]:
     """Open any weight file; of a `.keras` file the tensors are called `layer/variable`.
+
+    Yields the file and what it says of itself.
 
     Raises:
         WeightFileError: it is damaged, hostile or of no known kind.
     """
     if path.suffix == ".keras":
-        with _open_archive(path) as (archive, file):
-            yield NamedWeights(file, archive.layers), archive
+        with _open_archive(path) as (layers, statement, file):
+            yield NamedWeights(file, layers), statement
     else:
         with open_weights(path) as file:
-            yield file, None
+            text = file.metadata.get(STATEMENT)
+            yield file, refusing(str(path), lambda: _parsed(text)) if text else Statement()
+
+
+def _parsed(text: str) -> Statement:
+    if len(text) > _STATEMENT_LIMIT:
+        raise Refused(f"what it says of its network has {len(text):,} characters")
+    try:
+        return Statement.of(json.loads(text))
+    except RecursionError:
+        raise Refused("what it says of its network is no JSON") from None
+
+
+_Layers = tuple[tuple[str, str], ...]
 
 
 @contextlib.contextmanager
-def _open_archive(path: Path) -> Iterator[tuple[KerasArchive, WeightFile]]:
+def _open_archive(path: Path) -> Iterator[tuple[_Layers, Statement, WeightFile]]:
     """Open a `.keras` file: its configuration as JSON, its weights through the HDF5 reader."""
     with tempfile.TemporaryDirectory(prefix="reszoo-") as scratch:
         weights = Path(scratch) / "model.weights.h5"
 
-        def unpack() -> KerasArchive:
+        def unpack() -> tuple[_Layers, Statement]:
             source = Source(path)
             try:
                 archive = Archive(source)
@@ -120,32 +171,36 @@ def _open_archive(path: Path) -> Iterator[tuple[KerasArchive, WeightFile]]:
                 for name in ("config.json", "model.weights.h5"):
                     if name not in members:
                         raise Refused(f"no Keras model file: it has no {name}")
-                config = archive.read(members["config.json"])
-                if config.size > _CONFIG_LIMIT:
-                    raise Refused("its config.json is too large")
+                    if members[name].deflated:
+                        raise Refused(f"its {name} is compressed, which Keras never does")
+                if (size := members["config.json"].size) > _CONFIG_LIMIT:
+                    raise Refused(f"a config.json of {size:,} bytes; read are {_CONFIG_LIMIT:,}")
+                config = _configuration(archive.read(members["config.json"]).tobytes())
                 weights.write_bytes(archive.read(members["model.weights.h5"]).tobytes())
-                return _configuration(config.tobytes())
+                return config
             finally:
                 source.close()
 
-        found = refusing(str(path), unpack)
+        layers, statement = refusing(str(path), unpack)
         try:
             with open_weights(weights) as file:
-                yield found, file
+                yield layers, statement, file
         except WeightFileError as error:
             raise WeightFileError(str(error).replace(str(weights), str(path))) from None
 
 
-def _configuration(text: bytes) -> KerasArchive:
+def _configuration(text: bytes) -> tuple[_Layers, Statement]:
+    """Return (name, class name) of the model's layers in its order, and what it says of itself."""
     try:
-        config = json.loads(text)["config"]
+        whole = json.loads(text)
+        config = whole["config"]
         layers = tuple((str(x["config"]["name"]), str(x["class_name"])) for x in config["layers"])
-        spec, meta = config.get("spec"), config.get("meta")
-    except (KeyError, TypeError, RecursionError) as error:
+        if "spec" in config or "meta" in config:  # our own class
+            return layers, Statement.of(config)
+        build = whole.get("build_config")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"its config.json describes no functional model ({error})") from None
-    return KerasArchive(
-        layers, spec if isinstance(spec, dict) else None, meta if isinstance(meta, dict) else {}
-    )
+    return layers, Statement.of_build(build)
 
 
 def model_layers(model: Any, plan: Plan) -> list[tuple[str, str]]:
@@ -154,14 +209,14 @@ def model_layers(model: Any, plan: Plan) -> list[tuple[str, str]]:
     return [(layer.name, type(layer).__name__) for layer in model.layers if layer.name in names]
 
 
-def classifier_outputs(file: TensorFile) -> int | None:
-    """Return the outputs of the last dense layer of a `.weights.h5`, or None without one."""
-    biases = {
+def classifier(file: TensorFile) -> tuple[int, ...]:
+    """Return (inputs, outputs) of the last dense layer of a `.weights.h5`, or () without one."""
+    kernels = {
         int(found[1] or 0): shape
         for path, shape in file.shapes.items()
-        if (found := re.fullmatch(r"layers/dense(?:_(\d+))?/vars/1", path)) and len(shape) == 1
+        if (found := re.fullmatch(r"layers/dense(?:_(\d+))?/vars/0", path)) and len(shape) == 2
     }
-    return biases[max(biases)][0] if biases else None
+    return kernels[max(kernels)] if kernels else ()
 
 
 def channels(file: TensorFile) -> int | None:

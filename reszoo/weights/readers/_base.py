@@ -202,6 +202,7 @@ class Contents:
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    passed_over: tuple[str, ...] = ()
     group_names: dict[str, str] = field(default_factory=dict)
 
 
@@ -218,6 +219,7 @@ class WeightFile(Mapping[str, Array]):
         dtypes: stored element type of each: "float32", "bfloat16", "int64", …
         metadata: safetensors' ``__metadata__``; empty for other formats.
         note: what of the file is not shown (of several state dicts one is), or "".
+        passed_over: where the other state dicts are.
         group_names: of HDF5, path of a group -> its attribute "name" (so Keras notes a layer's
             name at `layers/*/vars`); groups without such a text are left out.
     """
@@ -235,6 +237,7 @@ class WeightFile(Mapping[str, Array]):
         )
         self.metadata: Mapping[str, str] = MappingProxyType(contents.metadata)
         self.note = contents.note
+        self.passed_over = contents.passed_over
         self.group_names: Mapping[str, str] = MappingProxyType(contents.group_names)
 
     def names(self) -> list[str]:

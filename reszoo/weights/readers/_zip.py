@@ -2,14 +2,15 @@
 
 The standard library's zipfile accepts what an archive of weights never has and attacks do: two
 members of one name, members that overlap, local headers that contradict the central directory,
-data before the archive. Here each byte of the archive has one meaning or it is refused.
+data before the archive or between its members. Here members follow one another without a gap, but
+for the sizes that may stand behind a member's data, or the archive is refused.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +40,10 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Member:
-    """A member: where its stored bytes begin, how many they are, and how many they become."""
+    """A member: where its stored bytes begin, how many they are, and how many they become.
+
+    `behind`: whether its checksum and sizes may stand behind them once more.
+    """
 
     name: str
     offset: int
@@ -47,6 +51,7 @@ class Member:
     size: int
     deflated: bool
     crc: int
+    behind: bool = False
 
 
 class Archive:
@@ -73,13 +78,17 @@ class Archive:
             headers[member.name] = (at, self._local(at, member))
         if position != len(directory):
             raise Refused("the zip's central directory has surplus bytes")
-        end = 0
+        ends: tuple[int, ...] = (0,)
         for at, member in sorted(headers.values(), key=lambda item: item[0]):
-            if at < end:
+            if at < ends[0]:
                 raise Refused(f"member {shown(member.name)} overlaps another one")
-            end = member.offset + member.packed
-        if end > start:
+            if at not in ends:
+                raise Refused(f"bytes that belong to nothing before {shown(member.name)}")
+            ends = self._ends(member)
+        if start < ends[0]:
             raise Refused("members overlap the zip's central directory")
+        if start not in ends:
+            raise Refused("bytes that belong to nothing before the zip's central directory")
         self.members = {name: member for name, (_, member) in headers.items()}
         claimed = sum(member.size for member in self.members.values())
         if claimed > INFLATE_FLOOR + INFLATE_RATIO * source.size:
@@ -141,7 +150,20 @@ class Archive:
         if not behind and (crc, packed, size) != (member.crc, member.packed, member.size):
             raise Refused(f"two sizes of {shown(member.name)} contradict each other")
         offset = at + _LOCAL.size + len(rest)
-        return Member(member.name, offset, member.packed, member.size, member.deflated, member.crc)
+        return replace(member, offset=offset, behind=bool(flags & _BEHIND))
+
+    def _ends(self, member: Member) -> tuple[int, ...]:
+        """Return where a member may end: behind its data, or behind its sizes that follow."""
+        end = member.offset + member.packed
+        ends = [end]
+        small = max(member.packed, member.size) <= 0xFFFFFFFF
+        for form in ("<L2L", "<L2Q") if small else ("<L2Q",):
+            sizes = struct.pack(form, member.crc, member.packed, member.size)
+            for record in (b"PK\7\x08" + sizes, sizes):
+                room = member.behind and self._source.size - end >= len(record)
+                if room and self._source.read(end, len(record)) == record:
+                    ends.append(end + len(record))
+        return tuple(ends)
 
     def read(self, member: Member) -> Array:
         """Return the member's data, uint8 (size,); Refused if its size or CRC-32 is another."""

@@ -27,18 +27,19 @@ from reszoo.weights.readers._zip import Archive
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PROTOCOL = 1001
 
-# Where training scripts put the network's tensors, the first of these that is there is shown.
+# Where training scripts put the network's tensors, the first of these that is there is shown:
+# averaged weights before those of the last step, as timm's load_state_dict has it.
 STATE_KEYS = (
+    "state_dict_ema",
+    "model_ema",
+    "model_state_dict_ema",
+    "ema_state_dict",
     "state_dict",
     "model_state_dict",
     "model",
     "net",
     "network",
     "module",
-    "state_dict_ema",
-    "model_state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
     "ema",
 )
 _MAX_LEVELS = 4
@@ -141,7 +142,7 @@ def _check_size(storage: Storage, size: int) -> None:
 
 def _contents(root: Any, fetch: _Fetch, file_size: int) -> Contents:
     """Find the state dict in `root` and check each of its tensors."""
-    state, note = _state_dict(root)
+    state, note, passed_over = _state_dict(root)
     entries: dict[str, Entry] = {}
     others = []
     claimed = 0
@@ -159,7 +160,7 @@ def _contents(root: Any, fetch: _Fetch, file_size: int) -> Contents:
         raise Refused(f"its tensors claim {claimed:,} bytes, the file has {file_size:,}")
     if others:
         note += ("; " if note else "") + f"no tensors: {_listed(others)}"
-    return Contents(entries, note=note)
+    return Contents(entries, note=note, passed_over=passed_over)
 
 
 def _entry(name: str, tensor: Tensor, fetch: _Fetch) -> Entry:
@@ -194,21 +195,24 @@ def _bytes_of(entry: Entry) -> int:
     return size
 
 
-def _state_dict(root: Any) -> tuple[dict[str, Any], str]:
-    """Return the dict whose values are the network's tensors, and a note about what was chosen."""
+def _state_dict(root: Any) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the dict whose values are the network's tensors, a note about it, and its rivals."""
     path = _path_to_tensors(root, (), set())
     if path is None:
         kind = f"a dict with {_listed(list(root))}" if isinstance(root, dict) else "no dict"
         raise Refused(
             f"no state dict in it: {kind}; read are a dict of tensors, or one under a key "
-            f"such as {', '.join(STATE_KEYS[:3])}"
+            f"such as {', '.join(STATE_KEYS[4:7])}"
         )
     node, others = root, []
+    rivals: list[str] = []
     for key in path:
         others += [other for other in node if other != key]
+        rivals += [k for k in STATE_KEYS if k != key and _path_to_tensors(node.get(k), (), set())
+                   is not None]  # fmt: skip
         node = node[key]
     note = f"shown: {'.'.join(path)}" if path else ""
-    return node, note + (f"; also there: {_listed(others)}" if others else "")
+    return node, note + (f"; also there: {_listed(others)}" if others else ""), tuple(rivals)
 
 
 def _path_to_tensors(node: Any, path: tuple[str, ...], seen: set[int]) -> tuple[str, ...] | None:
