@@ -142,10 +142,10 @@ def build(
     if classifier_activation == "sigmoid" and not description.logits:
         raise SpecError("classifier_activation has no effect with classes=0: drop one")
     if preprocessing == "in_graph" and (source is None or source.preprocessing is None):
+        lacking = "give weights=" if source is None else f"{weights or network} does not state it"
         raise SpecError(
-            "preprocessing='in_graph' needs weights whose preprocessing is known: give weights="
+            f"preprocessing='in_graph' needs weights whose preprocessing is known: {lacking}"
         )
-
     if preprocessing == "in_graph" and portable:
         raise SpecError(
             "portable=True with preprocessing='in_graph': the normalisation is a layer of reszoo; "

@@ -215,7 +215,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("shortcut", "stochastic_depth", "zero_gamma", "residual_scale"),
         "plain nets with stochastic_depth, zero_gamma or residual_scale",
-        "all three weigh a branch against its shortcut",
+        "stochastic_depth, zero_gamma and residual_scale weigh a branch against its shortcut",
         _plain,
     ),
     Rule(

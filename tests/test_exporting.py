@@ -353,3 +353,24 @@ def test_export_prints_one_line(kind: str, tmp_path: Path) -> None:
     )  # fmt: skip
     shown = done.stderr.partition("now\n")[2]
     assert done.stdout == "" and len(shown.splitlines()) == 1 and str(path) in shown
+
+
+def test_the_comparison_does_not_rest_on_a_saturated_softmax(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh deep nets give logits of hundreds: an export with doubled logits must be noticed."""
+    model = reszoo.build("resnet20", depth=8, seed=0, input_shape=(32, 32, 3))
+    kernel = model.get_layer("head_dense").kernel
+    kernel.assign(100 * kernel)
+    assert model(exporting._images(model)).numpy().max() > 0.999  # so it must look elsewhere
+    reszoo.export(model, tmp_path / "good")
+    assert "saturated" not in capsys.readouterr().err
+    written = exporting._run_saved_model
+
+    def doubled(path: Path, images: np.ndarray) -> list[np.ndarray]:
+        (found,) = written(path, images)
+        return [np.square(found) / np.square(found).sum(1, keepdims=True)]
+
+    monkeypatch.setattr(exporting, "_run_saved_model", doubled)
+    with pytest.raises(ExportError, match="differs from the model"):
+        reszoo.export(model, tmp_path / "bad")
