@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -34,6 +35,8 @@ _VARIABLES = (
 #: The same by how they begin: instruction sets, algorithms and precision of the libraries below.
 _FAMILIES = ("CUBLAS_", "CUDNN_", "DNNL_", "ONEDNN_", "TF_CUDNN_", "TF_ENABLE_CU", "TF_ONEDNN_",
              "TF_XLA_")  # fmt: skip
+#: Of these: where libraries lie, and what they print.
+_NOISE = re.compile("PATH|ROOT|DIR|LOG|VERBOSE|DUMP|PROFIL")
 
 
 def cpu_model() -> str:
@@ -83,7 +86,7 @@ def describe() -> dict[str, Any]:
         "variables": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name in _VARIABLES or name.startswith(_FAMILIES)
+            if name in _VARIABLES or (name.startswith(_FAMILIES) and not _NOISE.search(name))
         },
     }
     if "h5py" in sys.modules:

@@ -11,6 +11,7 @@ import reszoo
 from ablations import files
 from ablations.data import Dataset
 from ablations.grids import Grid, GridError, Level, matching
+from ablations.grids.declared import by_hand
 from ablations.recipes import recipe
 from ablations.records import Arm
 from reszoo import catalog
@@ -88,7 +89,7 @@ def arms(
             Arm(
                 name=level.name,
                 factors=level.factors,
-                undeclared=sorted(level.spec.keys() - level.factors.keys()),
+                undeclared=sorted(set(by_hand(level.spec)) - set(by_hand(level.factors))),
                 network=grid.network,
                 spec={k: v for k, v in network.to_dict().items() if k != "name"}
                 if network

@@ -42,7 +42,7 @@ class Plan:
         driver: version of the GPUs' driver, or "".
         directory: of the run.
         baseline: arm that the others are compared with.
-        planned_baseline: what it was before anything was trained here; "" for a new directory.
+        planned_baseline: what it was when the first cell here was finished; "" before that.
         analysis: what the table is asked for: margin, detect, target, first_stage, decision.
         unmatched: what makes the arms incomparable, allowed by the user (--allow_unmatched).
         reproduces_run: of --reproduce: path of the run that is trained again, and the sha256 of its
@@ -240,7 +240,7 @@ def plan(
         hardware.gpus[0].driver if hardware.gpus else "",
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
-        old.get("planned_baseline", old["baseline"]) if old else "",
+        old.get("planned_baseline", old["baseline"]) if _begun(directory) and old else "",
         {**kept, **{name: value for name, value in asked.items() if value is not None}},
         unmatched,
     )
@@ -329,6 +329,11 @@ def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
             "would lose them silently. Give another --out, or put them back"
         )
     return old
+
+
+def _begun(directory: Path) -> bool:
+    """Return whether a cell is finished, so that a result may have been looked at."""
+    return any(directory.glob("cells/*/*/manifest.json"))
 
 
 def _check_identity(directory: Path, new: Plan, old: dict[str, Any]) -> None:

@@ -105,6 +105,8 @@ def plan_again(
         driver=hardware.gpus[0].driver if hardware.gpus else "",
         directory=where,
         baseline=described["baseline"],
+        planned_baseline=grid.get("planned_baseline", ""),
+        analysis=dict(grid.get("analysis", {})),
         unmatched=tuple(grid.get("unmatched", ())),
         reproduces_run=origin,
     )

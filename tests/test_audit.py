@@ -178,6 +178,9 @@ def test_variables_that_change_results_are_recorded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setenv("TF_VAR_password", "secret")
     monkeypatch.setenv("TF_TOKEN_app", "secret")
+    monkeypatch.setenv("CUDNN_PATH", "/one/of/two/environments")
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")
     variables = environment.describe()["variables"]
     assert variables["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert "secret" not in variables.values()
+    assert not {"CUDNN_PATH", "ONEDNN_VERBOSE"} & variables.keys()

@@ -162,6 +162,10 @@ def test_another_baseline_is_said_to_be_chosen_afterwards(tmp_path: Path) -> Non
     first = plan("shortcuts", out=tmp_path)
     assert "planned_baseline" not in first.grid_json()
     files.write_signed(tmp_path / "grid.json", first.grid_json())
+    before = plan("shortcuts", out=tmp_path, baseline="B").grid_json()
+    assert "planned_baseline" not in before  # nothing is finished that could have been looked at
+    (tmp_path / "cells" / "A" / "seed0").mkdir(parents=True)
+    (tmp_path / "cells" / "A" / "seed0" / "manifest.json").touch()
     later = plan("shortcuts", out=tmp_path, baseline="B").grid_json()
     assert (later["baseline"], later["planned_baseline"]) == ("B", "plain")
     files.write_signed(tmp_path / "grid.json", later)
@@ -336,13 +340,11 @@ def test_merged_runs_say_that_one_chose_its_seeds(tmp_path: Path) -> None:
     merged = merge([chosen, other])
     assert "first_stage" not in merged.grid["analysis"]
     assert "number of seeds of 1 was chosen from its own" in " ".join(compared(merged).caption)
-    assert "chosen from its own" not in " ".join(
-        compared(merge([other, other_copy(other)])).caption
-    )
-
-
-def other_copy(run: Run) -> Run:
-    return dataclasses.replace(run, directory=run.directory / "elsewhere")
+    chosen.grid["planned_baseline"] = "near"
+    merged = merge([chosen, other])
+    assert merged.grid["planned_baseline"] in [arm.name for arm in merged.arms]
+    again = dataclasses.replace(other, directory=tmp_path / "3")
+    assert "chosen from its own" not in " ".join(compared(merge([other, again])).caption)
 
 
 def test_each_cell_has_its_own_machine(tmp_path: Path) -> None:
@@ -452,6 +454,14 @@ def test_reproduction_overwrites_nothing_foreign(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             reproduction.plan_again(old, out=tmp_path / name)
+
+
+def test_a_reproduction_keeps_what_its_statistics_need(tiny_run: Path, images: Path) -> None:
+    run = records.load(tiny_run)
+    stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4], "decision": "seven", "margin": 1.0}
+    run.grid.update(analysis=stage, planned_baseline="A")
+    again = reproduction.plan_again(run, data_dir=images).grid_json()
+    assert (again["analysis"], again["planned_baseline"]) == (stage, "A")
 
 
 def test_a_copy_is_not_a_reproduction(tmp_path: Path) -> None:

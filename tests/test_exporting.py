@@ -365,6 +365,10 @@ def test_the_comparison_does_not_rest_on_a_saturated_softmax(
     assert model(exporting._images(model)).numpy().max() > 0.999  # so it must look elsewhere
     reszoo.export(model, tmp_path / "good")
     assert "saturated" not in capsys.readouterr().err
+    kernel.assign(1e30 * kernel)  # no image is faint enough
+    reszoo.export(model, tmp_path / "hopeless")
+    assert "saturated softmax" in capsys.readouterr().err
+    kernel.assign(1e-30 * kernel)
     written = exporting._run_saved_model
 
     def doubled(path: Path, images: np.ndarray) -> list[np.ndarray]:

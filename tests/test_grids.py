@@ -371,3 +371,23 @@ def test_networks_of_1603_05027() -> None:
         recipe = Recipe.from_dict(arm.recipe)
         assert (recipe.warmup_rate, recipe.warmup_window) == (0.01, 400)
         assert recipe.warmup_error > 100
+
+
+def test_tags_are_refused_where_nothing_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "factors: {shortcut: [B, C]}\n"
+        "presets: {quick: {network: resnet50.a1_in1k, recipe: quick, dataset: fashion}}\n"
+    )
+    for make in (
+        lambda: grids.single("resnet50.a1_in1k"),
+        lambda: grids.from_axes("resnet50.a1_in1k", ["shortcut=B,C"]),
+        lambda: grids.load(str(tmp_path / "g.yaml"), "quick"),
+    ):
+        with pytest.raises(grids.GridError, match=r"train from initial values; give resnet50$"):
+            make()
+
+
+def test_a_level_has_one_label(tmp_path: Path) -> None:
+    text = "factors: {recipe.l2: [0, 1e-4]}\nlabels: {recipe.l2: {0: free, 0.0: none}}\n"
+    with pytest.raises(grids.GridError, match=r"the level 0\.0 stands twice"):
+        factors(tmp_path, text)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_run import compared, made_up
 
+from ablations import grids
 from ablations.report import latex
 
 ERRORS = {"plain": [20.5, 22.25, 21.0], "A": [17.0, 18.75, 16.5], "B": [16.0, 17.5, 30.0]}
@@ -66,7 +67,7 @@ def test_it_holds_the_table(tmp_path: Path) -> None:
         assert " ".join(f"{error:.2f}" for error in errors) in plain
         if name != "plain":
             base = statistics.mean(ERRORS["plain"])
-            assert f"& {statistics.mean(errors) - base:+.2f} [" in plain
+            assert f"& {statistics.mean(errors) - base:+.2f} &" in plain
     rows = text.split("\\midrule")[1].split("\\bottomrule")[0]
     assert "depth" not in rows  # all arms have one
     caption = plain.split("\\caption")[1].replace("\n", " ")
@@ -121,6 +122,19 @@ def test_it_compiles_whatever_users_write(tmp_path: Path) -> None:
         for text in ("50%", "#1", "[brackets] first", "*star", "--dashes", "---more", "[U+4E2D]",
                      "|bar|", "<tag>"):  # fmt: skip
             assert text in words
+
+
+@needs_pdflatex
+def test_the_built_in_grids_fit_the_text_of_an_article(tmp_path: Path) -> None:
+    """Five seeds each; the widest of each kind of column. TeX measures."""
+    for name in grids.names():
+        grid = grids.load(name, "quick")
+        errors = {arm.name: [99.88 - k / 7 for k in range(5)] for arm in grid.arms}
+        errors[grid.arms[-1].name] = [5.55 + k * k for k in range(5)]
+        factors = {arm.name: arm.factors for arm in grid.arms}
+        run = made_up(tmp_path, errors, factors=factors, paper=dict.fromkeys(errors, 28.54))
+        body = latex.document(compared(run))
+        assert "Overfull" not in compiled(body, tmp_path), name
 
 
 @needs_pdflatex

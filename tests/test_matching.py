@@ -258,6 +258,7 @@ def test_allowed_by_the_user(images: Path, tmp_path: Path) -> None:
             "shortcut",
         ),
         ("small: {block: basic}, big: {block: bottleneck, depths: [1, 1, 1]}", "depths"),
+        ("small: {block: basic, depth: 20}, big: {block: bottleneck, depth: 56}", "depth"),
     ],
 )
 def test_what_is_set_by_hand_does_not_follow(arms: str, what: str, tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_what_is_set_by_hand_does_not_follow(arms: str, what: str, tmp_path: Pat
         f"varies: [block]\narms: {{{arms}}}\n"
         "presets: {quick: {network: resnet20, width: 4, recipe: quick, dataset: fashion}}\n"
     )
-    with pytest.raises(ablations.UserError, match=f"is not matched: .*{what}: "):
+    with pytest.raises(ablations.UserError, match=f"is not matched: .*{what}s?: "):
         planned(text, tmp_path)
     declared = text.replace("varies: [block]", f"varies: [block, {what}]")
     assert planned(declared, tmp_path).unmatched == ()

@@ -210,6 +210,8 @@ def test_table_3_is_of_imagenet(preset: str) -> None:
         ("recip: x", "recipe"),
         ("recipe.test_view: 1", "recipe.test_views"),
         ("recipe.test_views: 1", "recipe missing"),
+        ("recipe: paper-cifar\n  recipe.test_views: 3", "test_views is 1 or 10, not 3"),
+        ("recipe: paper-cifar\n  recipe.epochs: 9", "give recipe.iterations"),
     ],
 )
 def test_unknown_papers_are_refused(tmp_path: Path, line: str, text: str) -> None:

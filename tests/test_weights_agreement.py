@@ -152,6 +152,21 @@ def test_classifiers_that_are_not_all_there(
         assert "its classifier reads 1 features, not 16" in text
 
 
+def test_a_stem_that_is_not_all_there(
+    trained: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 1x1 kernel of many channels would claim a 3x3 or 7x7 one nine or 49 times as large."""
+    path = write(trained, "weights.h5", tmp_path)
+    with h5py.File(path, "a") as file:
+        stem = file["layers/conv2d/vars"]
+        del stem["0"]
+        stem["0"] = np.zeros((1, 1, 40_000, 1), np.float32)
+    monkeypatch.setattr(models, "KerasWriter", never)
+    for arguments in (TINY, {**TINY, "input_shape": (16, 16, 40_000)}):
+        text = refusal(WeightFileError, weights=path, **arguments)
+        assert "its first kernel is (1, 1, 40000, 1), not (3, 3, 40000, 4)" in text
+
+
 @pytest.mark.parametrize("kind", ["keras", "safetensors"])
 def test_classes_never_come_from_what_a_file_says(kind: str, tmp_path: Path) -> None:
     """They are the caller's, or those of the file's classifier, or the name's."""

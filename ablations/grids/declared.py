@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ablations.grids.matching import SOLVED
@@ -19,6 +20,14 @@ FOLLOWS = {
     "recipe.iterations": ("recipe.epochs",),
 }
 
+#: What is no field of the spec, but sets some.
+_SHORT = ("depth", "width")
+
+
+def by_hand(fields: Iterable[str]) -> list[str]:
+    """Return fields with those that `depth` and `width` stand for."""
+    return [*fields, *(x for name in fields if name in _SHORT for x in FOLLOWS[name])]
+
 
 def declared(one: Arm, other: Arm) -> set[str]:
     """Return the fields in which two arms may differ; the recipe's begin with "recipe.".
@@ -29,8 +38,8 @@ def declared(one: Arm, other: Arm) -> set[str]:
     names = {
         name for name in {*one.factors, *other.factors} if _value(one, name) != _value(other, name)
     }
-    by_hand = {*one.undeclared, *other.undeclared}
-    names |= {x for name in names for x in FOLLOWS.get(name, ()) if x not in by_hand}
+    silent = {*one.undeclared, *other.undeclared}
+    names |= {x for name in names for x in FOLLOWS.get(name, ()) if x not in silent}
     names |= {f"recipe.{name}" for name in {*one.exceptions, *other.exceptions}}
     return names | (set(SOLVED) if one.match or other.match else set())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ablations.grids.fields import GridError, axis_text, canonical, level_name, parse, split
 from ablations.grids.matching import BUDGETS, SOLVED, TOLERANCE
+from ablations.recipes import RecipeError, recipe
 from reszoo import catalog
 from reszoo.errors import unknown
 
@@ -83,6 +84,14 @@ class Grid:
     cost: str = ""
     match: str = ""
     tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        name, _, tag = self.network.partition(".")
+        if tag:
+            raise GridError(
+                f"network {self.network}: a tag names published weights, and cells train from "
+                f"initial values; give {name}"
+            )
 
 
 def parse_grid(name: str, content: dict[str, Any], preset: str, where: str) -> Grid:
@@ -244,6 +253,8 @@ class _Parser:
                 level = level_name(self.level(factor, axis_text(factor, text)))
                 if level not in known[factor]:
                     raise self.error(f"labels: {given}: {unknown('level', text, known[factor])}")
+                if level in labels[factor]:
+                    raise self.error(f"labels: {given}: the level {level} stands twice")
                 labels[factor][level] = self.text(f"labels: {given}: {text}", label)
         return labels
 
@@ -396,4 +407,10 @@ class _Parser:
                 raise self.error(f"paper: {unknown(key, texts[key], allowed)}")
         if fields and "recipe" not in texts:
             raise self.error("paper: recipe missing, whose fields the recipe. keys replace")
+        if fields.get("epochs"):
+            raise self.error("paper: give recipe.iterations, not recipe.epochs")
+        try:
+            recipe(texts.get("recipe", _PAPER_RECIPES[0]), **fields)
+        except RecipeError as error:
+            raise self.error(f"paper: {error}") from None
         return {**texts, "recipe_fields": fields, "values": values}

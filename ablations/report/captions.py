@@ -134,7 +134,7 @@ def _seeds_sought(analysis: dict[str, Any]) -> list[str]:
     """Return how the number of seeds was chosen, where --seeds auto chose it."""
     chosen = [
         f"The number of seeds of {name} was chosen from its own differences (--seeds auto). This "
-        "table of several runs does not allow for that: its 95 % intervals may cover 92 to 94 %."
+        "table of several runs does not allow for that: its 95 % intervals may cover less."
         for name in analysis.get("sequential", ())
     ]
     if "target" not in analysis:

@@ -70,15 +70,15 @@ _DOCUMENT = r"""\documentclass{article}
 def table(comparison: Comparison) -> str:
     """Return a `table` environment of plain ASCII; its document needs the package booktabs.
 
-    One row an arm, narrow enough for the text of an article: factors below the arm's name, MACs
-    below the parameters, each seed, difference, interval and word below the errors. Below the
-    caption what a reader needs to judge it.
+    One row an arm, narrow enough for the text of an article: MACs below the parameters; each seed,
+    difference, interval and word below the errors. Below the caption what a reader needs to judge
+    it, the arms' factors first.
     """
     several = len(comparison.rows) > 1
     columns = [("arm", "l"), ("parameters", "r"), ("n", "r")]
     columns += [("train error, %", "r"), ("test error, %", "r")]
     columns += [("paper ¹", "r")] * bool(comparison.paper)
-    second = ["", "MACs", "", *[f"Δ from {comparison.baseline}"] * (2 * several)]
+    second = ["", "MACs", "", *["Δ, points"] * (2 * several)]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}[tp]",
@@ -118,7 +118,7 @@ def document(comparison: Comparison) -> str:
         parts += [f"\\section*{{{escape(title.rstrip('.:'))}}}", "\\begin{itemize}"]
         parts += [f"\\item {escape(line)}" for line in lines]
         parts.append("\\end{itemize}")
-    rows = sum(5 + row.planned // _SEEDS for row in comparison.rows)
+    rows = sum(6 + row.planned // _SEEDS for row in comparison.rows)
     height = 8 + 0.45 * rows + 0.45 * sum(map(len, _notes(comparison))) / 90
     return _DOCUMENT % {"height": f"{max(29.7, height):.1f}", "body": "\n".join(parts)}
 
@@ -147,9 +147,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cells(row: Row, comparison: Comparison, several: bool) -> list[list[str]]:
     """Return the lines of an arm, each with a cell a column."""
-    levels = [f"{k}={v}" for k, v in row.factors.items() if v != row.arm.name]
-    stacks = [[row.arm.name, *levels]]
-    stacks.append([f"{row.arm.parameters:,}", macs(row.arm.macs)])
+    stacks = [[row.arm.name], [f"{row.arm.parameters:,}", macs(row.arm.macs)]]
     if any(other.mismatch for other in comparison.rows):
         stacks[-1] += budget(row).split(", ")
     stacks.append([planned_of(row)])
@@ -159,7 +157,8 @@ def _cells(row: Row, comparison: Comparison, several: bool) -> list[list[str]]:
     ):
         seeds = each(summary).split() if summary.n > 1 else []
         below = [" ".join(seeds[i : i + _SEEDS]) for i in range(0, len(seeds), _SEEDS)]
-        compared = [interval(difference, summary.n), *[word] * bool(word)] if several else []
+        shown = interval(difference, summary.n).replace(" [", "\n[").replace(" (", "\n(")
+        compared = [*shown.split("\n"), *[word] * bool(word)] if several else []
         stacks.append([percent(summary), *below, *compared])
     stacks += [[row.paper or "–"]] * bool(comparison.paper)
     return [
@@ -173,5 +172,7 @@ def _notes(comparison: Comparison) -> list[str]:
     lines = [line for line in state(comparison) if line]
     if not comparison.audit.matched:
         lines += [matching_head(comparison), *(f"{line}." for line in comparison.audit.problems)]
+    arms = [f"{row.arm.name} ({row.differs})" for row in comparison.rows if row.factors]
+    lines += [f"Arms: {'; '.join(arms)}."] * bool(arms)
     lines += [*comparison.caption, *sentences(comparison)]
     return [*lines, f"¹ The paper's {comparison.paper}"] if comparison.paper else lines

@@ -68,6 +68,9 @@ def merge(runs: Sequence[Run]) -> Run:
     baseline = first.grid["baseline"]
     if baseline not in [arm.name for arm in arms]:
         baseline = f"{names[0]}:{baseline}"
+    planned = first.grid.get("planned_baseline", "")
+    if planned and planned not in [arm.name for arm in arms]:
+        planned = f"{names[0]}:{planned}"
     seeds = sorted({cell.seed for cell in every})
     grid: dict[str, Any] = {
         **first.grid,
@@ -78,6 +81,7 @@ def merge(runs: Sequence[Run]) -> Run:
             for key in ("reproduces", "expect")
         },
         "baseline": baseline,
+        **({"planned_baseline": planned} if planned else {}),
         "unmatched": list(
             dict.fromkeys(line for run in runs for line in run.grid.get("unmatched", ()))
         ),

@@ -42,8 +42,9 @@ _NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 _SIZES = ("depths", "widths", "stem_width")
 # The fields of a name's network that such a file may change.
 _BROUGHT = ("stride_placement", "norm_epsilon", "weight_epsilon", "shortcut", "shortcut_pad")
+_EPSILONS = ("norm_epsilon", "weight_epsilon")
 #: Grammars of many programs, this one among them -> what timm's and torchvision's networks have.
-_TORCH: dict[str, dict[str, Any]] = {
+TORCH: dict[str, dict[str, Any]] = {
     "timm_v1": {"stride_placement": "3x3"},
     "torchvision": {"stride_placement": "3x3"},
     "timm_v2": {"stride_placement": "3x3", "preact_split": "before"},
@@ -103,7 +104,9 @@ def of_grammar(
         name, fields = _NETWORKS[grammar]
         sizes = {size: getattr(mine, size) for size in _SIZES}
         theirs = catalog.spec(name, **fields, **sizes)
-        return _brought(network, source, theirs, given, _BROUGHT)
+        return _brought(
+            network, source, theirs, given, _BROUGHT, ("norm_epsilon", "weight_epsilon")
+        )
     facts, lacking = elsewhere(mine, grammar, given)
     return {} if any(name in names for name in lacking) else facts
 
@@ -123,7 +126,7 @@ def elsewhere(
     Returns:
         Its fields that change what is computed, and the spec's tensors that it does not have.
     """
-    facts = {} if spec.stem == "cifar" else not_given(_TORCH.get(grammar, {}), given or {})
+    facts = {} if spec.stem == "cifar" else not_given(TORCH.get(grammar, {}), given or {})
     if not facts:
         return {}, []
     spec = spec.replace(input_shape=(None, None, 3))
@@ -168,11 +171,12 @@ def _brought(
     theirs: ResNetSpec,
     given: Mapping[str, Any],
     may: Collection[str] | None,
+    open_in_specs: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the fields in which `theirs` differs and that the caller leaves open.
 
     `may`: the fields of a name's network that these weights may change; None: all that are not its
-    identity. A spec leaves nothing open but its stride placement.
+    identity. A spec leaves nothing open but its stride placement and `open_in_specs`.
     """
     mine = catalog.spec(network, **explicit(given))
     whole = isinstance(network, ResNetSpec)
@@ -184,7 +188,8 @@ def _brought(
         asked_for = given.get(name) is not None or given.get(asked) is not None
         plain = name == "shortcut" and "none" in (wanted, has)
         changeable = name not in _IDENTITY if may is None else name in may
-        left_open = name == "stride_placement" or (not whole and changeable and not plain)
+        left_open = name in ("stride_placement", *open_in_specs)
+        left_open |= not whole and changeable and not plain
         if left_open and not asked_for:
             own[name] = has
         elif name not in FREE:

@@ -22,7 +22,7 @@ from reszoo.plans import Plan, plan
 from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
 from reszoo.weights import conversion, grammars, index, own_files
-from reszoo.weights.agreement import explicit, is_vgg, of_entry, of_file, of_grammar
+from reszoo.weights.agreement import TORCH, explicit, is_vgg, of_entry, of_file, of_grammar
 from reszoo.weights.conversion import Names, TensorFile
 from reszoo.weights.grammars import Tensor
 from reszoo.weights.readers import WeightFile, WeightFileError
@@ -117,17 +117,27 @@ class Source:
         if self.names is not None:
             self._tensors(self.names, needed)
 
-    def check_head(self, inputs: int) -> None:
-        """Refuse a classifier of other features than the network's, larger than the file holds.
+    def check_ends(self, stem: tuple[int, ...], head: tuple[int, ...]) -> None:
+        """Refuse ends of another network, whose sizes would make others larger than the file.
+
+        Args:
+            stem: shape of the first convolution's kernel, () where names tell it.
+            head: shape of the classifier's kernel, likewise.
 
         Raises:
-            WeightFileError: it does.
+            WeightFileError: they are.
         """
-        wanted = self._plan["head_dense"].in_channels
-        if inputs != wanted:
+        first = next(layer for layer in self._plan if layer.op == "conv")
+        wanted = (first.kernel, first.kernel, first.in_channels // first.groups, first.channels)
+        if stem and stem != wanted:
             raise WeightFileError(
-                f"{self.path} is not {self._plan.name}: its classifier reads {inputs} features, "
-                f"not {wanted}"
+                f"{self.path} is not {self._plan.name}: its first kernel is {stem}, not {wanted}"
+            )
+        features = self._plan["head_dense"].in_channels if head else 0
+        if head and head[0] != features:
+            raise WeightFileError(
+                f"{self.path} is not {self._plan.name}: its classifier reads {head[0]} features, "
+                f"not {features}"
             )
 
     def _tensors(self, names: Names, present: Collection[str]) -> list[Tensor]:
@@ -280,10 +290,11 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
                 f"(first: {conversion.listed(list(file.shapes), 3) or 'none'})"
             )
         names = None
+        stem: tuple[int, ...] = ()
         head: tuple[int, ...] = ()
         if _numbered(file, grammar):
-            head, channels = own_files.classifier(file), own_files.channels(file)
-            classes = head[1] if head else None
+            head, stem = own_files.classifier(file), own_files.first_kernel(file)
+            classes, channels = (head[1] if head else None), (stem[2] if stem else None)
         else:
             names = conversion.canonical(file, grammar)
             classes = conversion.head_classes(names, grammar)
@@ -297,7 +308,9 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
     else:
         found = names.found if names else ()
         own = of_grammar(network, path.name, grammar, found, given)
-        why = f"other {grammar} networks are; if this one is not, give what differs"
+        why = f"{grammar} networks are"
+        if grammar in TORCH:
+            why = f"other {why}; if this one is not, give what differs"
         if grammar == "reszoo" and names and not is_vgg(network):
             say(
                 f"{path.name} does not say which network it is of: taken for the "
@@ -324,8 +337,7 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
         known.origin or {"file": path.name},
         names,
     )
-    if head:
-        source.check_head(head[0])
+    source.check_ends(stem, head)
     return source
 
 

@@ -219,10 +219,10 @@ def classifier(file: TensorFile) -> tuple[int, ...]:
     return kernels[max(kernels)] if kernels else ()
 
 
-def channels(file: TensorFile) -> int | None:
-    """Return the channels that the first convolution of a `.weights.h5` reads."""
+def first_kernel(file: TensorFile) -> tuple[int, ...]:
+    """Return the shape of the first convolution's kernel in a `.weights.h5`, or ()."""
     shape = file.shapes.get("layers/conv2d/vars/0", ())
-    return shape[2] if len(shape) == 4 else None
+    return shape if len(shape) == 4 else ()
 
 
 def _paths(file: WeightFile, layers: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
