@@ -39,7 +39,7 @@ def preview(planned: Plan) -> str:
     total = sum(planned.seconds(cell.arm) for cell in left) / planned.jobs
     lines += [
         f"about {duration(total)} with {planned.jobs} cells side by side, "
-        f"{planned.platform.threads} thread(s) each, on "
+        f"{planned.platform.threads} thread{'s' * (planned.platform.threads > 1)} each, on "
         f"{planned.platform.device} (rough, before measuring)",
         f"about {planned.disk() / 1e6:.1f} MB in {planned.directory}",
     ]

@@ -337,7 +337,7 @@ def differences(
         ("flip", "mirroring {0} instead of {1}"),
         ("crop_padding", "crops from {0} pixels of padding instead of {1}"),
         ("mean_images", "pixel mean over {0:,} training images instead of {1:,} (0: all)"),
-        ("test_views", "{0} test view(s) instead of {1}"),
+        ("test_views", "test views: {0} instead of {1}"),
         ("selection", "selection of the weights {0} instead of {1}"),
     ):
         # How an image is cut and its mean taken follows from the data set, which is named.

@@ -85,7 +85,8 @@ def caption(run: Run) -> list[str]:
 def _machine(platform: dict[str, Any]) -> str:
     strategy = platform["strategy"]
     if strategy == "mirrored":
-        strategy = f"MirroredStrategy over {platform['replicas']} replica(s)"
+        many = "s" * (platform["replicas"] > 1)
+        strategy = f"MirroredStrategy over {platform['replicas']} replica{many}"
     return (
         f"{platform['device']}, {platform['threads']} thread{'s' * (platform['threads'] > 1)} a "
         f"cell, strategy {strategy}{' with XLA' * platform['xla']}"
