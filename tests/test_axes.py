@@ -136,8 +136,11 @@ def build(spec: ResNetSpec):
             variable.assign(draw.uniform(0.5, 1.5, variable.shape))
         elif variable.name in ("beta", "bias", "moving_mean"):
             variable.assign(draw.normal(0, 0.3, variable.shape))
+        # Of few units all might be off: what they read then hardly matters.
         if variable.path.endswith("_se_reduce/bias"):
-            variable.assign(draw.uniform(2, 4, variable.shape))  # of few units all might be off
+            variable.assign(draw.uniform(2, 4, variable.shape))
+        if variable.path.endswith("_se_reduce/kernel"):
+            variable.assign(0.1 * variable)
     return model
 
 
