@@ -100,7 +100,7 @@ def evaluate(
         UserError: the file, the data set or their shapes do not fit.
     """
     from ablations import data
-    from ablations.prediction import predict
+    from ablations.prediction import load_model, predict
     from ablations.recipes import recipe
     from ablations.stream import make_source, training_mean
 
@@ -119,17 +119,9 @@ def evaluate(
         held_out = ", ".join(data.splits.names(name)[1:])
         raise UserError(f"{loaded.title} has no {part} part: give --split ({held_out})")
 
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import numpy as np
 
-    import reszoo
-
-    try:
-        model = reszoo.load(file)
-    except Exception as error:  # Keras raises whatever the file leads to
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be loaded: {first}") from error
+    model = load_model(file)
     if tuple(model.input_shape[1:]) != loaded.image_shape:
         raise UserError(
             f"{file} takes images of {model.input_shape[1:]}, {loaded.title} has "

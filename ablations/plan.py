@@ -69,6 +69,14 @@ class Plan:
         """Return an arm by name."""
         return next(arm for arm in self.arms if arm.name == name)
 
+    def left(self) -> list[PlannedCell]:
+        """Return the cells that are not done: read from disk, every file's hash checked."""
+        return [
+            cell
+            for cell in self.cells
+            if records.load_cell(self.directory, cell.arm, cell.seed).state != "done"
+        ]
+
     def steps(self, name: str) -> int:
         """Return the training steps of one cell of an arm."""
         return Recipe.from_dict(self.arm(name).recipe).steps(len(self.dataset.train.labels))

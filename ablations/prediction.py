@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ablations.errors import UserError
 from ablations.stream import Source, plain_batches
 
 
@@ -36,6 +39,23 @@ class Prediction:
         """Return the numbers as a record names them, e.g. ("test_error", 12.5)."""
         names = ("error", "loss", "wrong", "images")
         return [(f"{part}_{name}", getattr(self, name)) for name in names]
+
+
+def load_model(file: Path) -> Any:
+    """Return the Keras model in a `.keras` file; TensorFlow says no more than it must.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import reszoo
+
+    try:
+        return reszoo.load(file)
+    except Exception as error:  # Keras raises whatever the file leads to
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be loaded: {first}") from error
 
 
 def predict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ablations import records
 from ablations.grids.declared import widths
 from ablations.plan import Plan
 from ablations.report.comparison import duration
@@ -29,11 +28,7 @@ def preview(planned: Plan) -> str:
         )
     if planned.unmatched:
         lines += ["NOT MATCHED (allowed):", *(f"  {line}" for line in planned.unmatched)]
-    left = [
-        cell
-        for cell in cells
-        if records.load_cell(planned.directory, cell.arm, cell.seed).state != "done"
-    ]
+    left = planned.left()
     if len(left) < len(cells):
         lines.append(f"{len(cells) - len(left)} of {len(cells)} cells are done already")
     total = sum(planned.seconds(cell.arm) for cell in left) / planned.jobs

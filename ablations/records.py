@@ -220,14 +220,23 @@ def obstacle(directory: Path) -> Path | None:
     return None
 
 
+def refuse_file(directory: Path) -> None:
+    """Refuse a directory for output that is a file, or below one.
+
+    Raises:
+        UserError: it is.
+    """
+    if (file := obstacle(directory)) is not None:
+        raise UserError(f"--out {directory}: {file} is a file, not a directory")
+
+
 def holds_run(directory: Path) -> bool:
     """Return whether a directory for a run holds one already, rather than being new or empty.
 
     Raises:
         UserError: it is a file, or holds other files than a run's.
     """
-    if (file := obstacle(directory)) is not None:
-        raise UserError(f"--out {directory}: {file} is a file, not a directory")
+    refuse_file(directory)
     if not directory.exists():
         return False
     if (directory / "grid.json").exists():

@@ -62,18 +62,7 @@ def plan_again(
     where = Path(out) if out else run.directory.with_name(run.directory.name + "-again")
     origin = _origin(run)
     _check_place(where, run, origin)
-    dataset = data.load(
-        grid["data"]["name"],
-        data_dir,
-        image_size=image_size,
-        skip_corrupt=skip_corrupt,
-        split=grid["data"].get("split", data.splits.FULL),
-    )
-    if dataset.digest != grid["data"]["digest"]:
-        raise UserError(
-            f"the data are not those of {run.directory} ({dataset.title}; recorded: "
-            f"{grid['data']['title']}; digests differ)"
-        )
+    dataset = data.load_recorded(grid["data"], data_dir, image_size, skip_corrupt)
     arms = [arm for arm in run.arms if any(cell.arm == arm.name for cell in done)]
     hardware = choose(devices)
     old = {**grid, "jobs": jobs or grid["jobs"]}
@@ -167,10 +156,7 @@ def finished(planned: Plan, run: Run | None = None) -> int:
     if run is not None:
         done = {(cell.arm, cell.seed) for cell in run.done()}
         return sum((cell.arm, cell.seed) in done for cell in planned.cells)
-    return sum(
-        records.load_cell(planned.directory, cell.arm, cell.seed).state == "done"
-        for cell in planned.cells
-    )
+    return len(planned.cells) - len(planned.left())
 
 
 def compare(old: Run, new: Run) -> tuple[bool, list[str]]:

@@ -17,11 +17,11 @@ are Keras' own. Each contender runs in a process of its own, with oneDNN on.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import time
+
+import contenders
 
 CONTENDERS = ("reszoo", "keras")
 CASES = {"layer": 32, "32x4d": 16, "8x64d": 4}  # images a step
@@ -57,21 +57,9 @@ def main() -> None:
 def _measure(case: str, options: argparse.Namespace) -> None:
     processes = {}
     for name in CONTENDERS:
-        environment = {
-            **os.environ,
-            "TF_NUM_INTRAOP_THREADS": str(options.threads),
-            "TF_NUM_INTEROP_THREADS": str(options.threads),
-            "OMP_NUM_THREADS": str(options.threads),
-            "TF_ENABLE_ONEDNN_OPTS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        command = [sys.executable, __file__, "--cases", case, "--contender", name]
-        processes[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, text=True,
-        )  # fmt: skip
+        processes[name] = contenders.start(
+            [__file__, "--cases", case, "--contender", name], options.threads
+        )
     seconds: dict[str, list[float]] = {name: [] for name in processes}
     labels = {name: process.stdout.readline().strip() for name, process in processes.items()}
     if case == options.cases[0]:

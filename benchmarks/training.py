@@ -16,11 +16,11 @@ installed (`pip install torch==2.13.0`).
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import time
+
+import contenders
 
 CONTENDERS = ("reszoo", "keras", "keras-as-it-comes", "torch")
 
@@ -46,22 +46,11 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> None:
     processes = {}
     for name in CONTENDERS:
-        environment = {
-            **os.environ,
-            "TF_NUM_INTRAOP_THREADS": str(options.threads),
-            "TF_NUM_INTEROP_THREADS": str(options.threads),
-            "OMP_NUM_THREADS": str(options.threads),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
-        if name != "keras-as-it-comes":
-            environment["TF_ENABLE_ONEDNN_OPTS"] = "1"
-        process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], "--contender", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, text=True,
-        )  # fmt: skip
+        process = contenders.start(
+            [__file__, *sys.argv[1:], "--contender", name],
+            options.threads,
+            None if name == "keras-as-it-comes" else "1",
+        )
         ready = process.stdout.readline().strip()
         if ready.startswith("ready"):
             processes[name] = process

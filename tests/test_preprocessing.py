@@ -16,8 +16,9 @@ from PIL import Image
 
 import reszoo
 from reszoo.errors import SpecError
+from reszoo.labels import decode, labels
 from reszoo.layers.preprocessing import InputPreprocessing
-from reszoo.preprocessing import Preprocessing, decode, labels
+from reszoo.preprocessing import Preprocessing
 
 CAFFE = Preprocessing(scale=1, mean=(103.939, 116.779, 123.68), std=(1, 1, 1), channel_order="bgr")
 HALF = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

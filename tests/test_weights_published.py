@@ -28,6 +28,7 @@ from small_networks import (
 
 import reszoo
 from reszoo.errors import SpecError
+from reszoo.labels import labels
 from reszoo.preprocessing import Preprocessing
 from reszoo.weights import index, loading
 from reszoo.weights.index import Entry, WeightsError
@@ -226,7 +227,7 @@ def test_metadata_travels_with_the_model(published: dict[str, Entry], tmp_path: 
         tiny(weights=tmp_path / "model.keras"),
     ):
         assert found.preprocessing == entry.preprocessing
-        assert found.labels == reszoo.preprocessing.labels("cifar10")
+        assert found.labels == labels("cifar10")
         assert found.meta["weights"] == {
             "name": "resnet20.good",
             "file": "tiny-1234.safetensors",
@@ -281,7 +282,7 @@ def test_pictures_in_words_out(published: dict[str, Entry]) -> None:
     assert batch.shape == (2, 32, 32, 3) and batch.dtype == np.float32
     predictions = model.predict(batch, verbose=0)
     words = model.decode_predictions(predictions, top=3)
-    names = [name for _, name in reszoo.preprocessing.labels("cifar10")]
+    names = [name for _, name in labels("cifar10")]
     for row, found in zip(predictions, words, strict=True):
         best = np.argsort(row)[::-1][:3]
         assert [name for _, name, _ in found] == [names[i] for i in best]

@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from ablations import data
 from ablations.analyses.common import Report
 from ablations.errors import UserError
 from ablations.records import Run
@@ -67,7 +68,7 @@ def analyse(
     module: Any = importlib.import_module(f"ablations.analyses.{name}")
     if name == "calibration":
         return module.report(run, cells)
-    dataset = common.dataset(run, data_dir, image_size, skip_corrupt)
+    dataset = data.load_recorded(run.grid["data"], data_dir, image_size, skip_corrupt)
     if name == "lesion":
         return module.report(run, cells, dataset, images, draws)
     return module.report(run, cells, dataset, images)

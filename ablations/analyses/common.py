@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations import data, files
+from ablations import files
 from ablations.errors import UserError
+from ablations.prediction import load_model
 from ablations.records import Cell, Run
 from ablations.stream import Source, generator, make_source
 from reszoo.errors import choices
@@ -95,44 +96,16 @@ def by_arm(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     return arms
 
 
-def dataset(run: Run, data_dir: str | None, image_size: int | None, skip_corrupt: bool) -> Any:
-    """Return the data set that a run was trained on.
-
-    Raises:
-        UserError: it cannot be read, or is another one.
-    """
-    name = run.grid["data"]["name"]
-    split = run.grid["data"].get("split", data.splits.FULL)
-    loaded = data.load(
-        name, data_dir, image_size=image_size, skip_corrupt=skip_corrupt, split=split
-    )
-    if loaded.digest != run.grid["data"]["digest"]:
-        raise UserError(
-            f"{loaded.title}: not the data of this run, {run.grid['data']['title']} (the digests "
-            "differ); give the --data_dir, --image_size and --skip_corrupt that it was trained with"
-        )
-    return loaded
-
-
 def load_network(cell: Cell) -> Any:
     """Return a cell's Keras model, computing in float32 whatever it was trained in.
 
     Raises:
         UserError: the file cannot be loaded.
     """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    model = load_model(cell.directory / "model.keras")
     import tensorflow as tf
 
-    import reszoo
-
     tf.get_logger().setLevel("ERROR")  # every unit of a network is traced once, on purpose
-    file = cell.directory / "model.keras"
-    try:
-        model = reszoo.load(file)
-    except Exception as error:  # Keras raises whatever the file leads to
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be loaded: {first}") from error
     for layer in model.layers:
         if layer.compute_dtype != "float32":
             layer.dtype_policy = "float32"

@@ -8,8 +8,10 @@ TensorFlow is never imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ablations.data import cifar, fashion, folder, imagenet, splits
 from ablations.data.base import DataError, Dataset, Images, content_digest, present
@@ -26,6 +28,7 @@ __all__ = [
     "Images",
     "content_digest",
     "load",
+    "load_recorded",
     "open_saved",
     "present",
     "save",
@@ -61,6 +64,34 @@ def load(
         raise DataError(unknown("data set", name, SOURCES))
     protocol = splits.find(name, split)  # an unknown one is named before data are read
     return splits.apply(_load(name, data_dir, image_size, skip_corrupt), protocol)
+
+
+def load_recorded(
+    recorded: Mapping[str, Any],
+    data_dir: str | PathLike[str] | None = None,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+) -> Dataset:
+    """Read the data set that a run was trained on again.
+
+    recorded: what its grid.json says of the data: name, title, digest, and a split if any.
+    data_dir, image_size, skip_corrupt: see `load`.
+
+    Raises DataError (one line) as `load`, or because it is another one.
+    """
+    loaded = load(
+        recorded["name"],
+        data_dir,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        split=recorded.get("split", splits.FULL),
+    )
+    if loaded.digest != recorded["digest"]:
+        raise DataError(
+            f"{loaded.title}: not the data of this run, {recorded['title']} (the digests differ); "
+            "give the --data_dir, --image_size and --skip_corrupt that it was trained with"
+        )
+    return loaded
 
 
 def _load(

@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> int:
         if points is not None and not math.isfinite(points):
             raise UserError(f"--{name} takes a positive, finite number of points, not {points}")
     directory = Path(_OUT.value or arguments[0])
-    if (file := records.obstacle(directory)) is not None and _OUT.value is not None:
-        raise UserError(f"--out {directory}: {file} is a file, not a directory")
+    if _OUT.value is not None:
+        records.refuse_file(directory)
     run = merge([records.load(directory) for directory in arguments])
     if _BASELINE.value is not None:
         names = [arm.name for arm in run.arms]

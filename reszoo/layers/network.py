@@ -13,7 +13,8 @@ from typing import Any
 import keras
 
 from reszoo.errors import SpecError, unknown
-from reszoo.preprocessing import Preprocessing, labels
+from reszoo.labels import decode, labels
+from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
 
 
@@ -208,7 +209,7 @@ class ResNet(keras.Model):
     def labels(self) -> list[tuple[str, str]] | None:
         """(identifier, name) of each class; None if unknown.
 
-        May be set to such pairs, to names, or to the name of a set of reszoo.preprocessing.labels;
+        May be set to such pairs, to names, or to the name of a set of reszoo.labels.labels;
         SpecError unless there is one for each class.
         """
         value = self._meta.get("labels")
@@ -277,8 +278,6 @@ class ResNet(keras.Model):
             raise SpecError(
                 f"{self.name} has no known labels: set model.labels = [names of the classes]"
             )
-        from reszoo.preprocessing import decode
-
         return decode(predictions, known, top=top)
 
     # Saving

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reszoo.errors import SpecError, unknown
-from reszoo.preprocessing import LABEL_SETS, Preprocessing
+from reszoo.labels import LABEL_SETS
+from reszoo.preprocessing import Preprocessing
 
 #: Words for a network's default tag -> classes of the weights.
 DEFAULTS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
@@ -110,7 +111,7 @@ class Entry:
 
     @property
     def label_set(self) -> str | None:
-        """The set of `reszoo.preprocessing.labels` that names the outputs; None: not shipped."""
+        """The set of `reszoo.labels.labels` that names the outputs; None: not shipped."""
         return {classes: name for name, classes in LABEL_SETS.items()}.get(self.classes)
 
     @property

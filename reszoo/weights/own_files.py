@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from reszoo.errors import SpecError, unknown
+from reszoo.labels import LABEL_SETS
 from reszoo.plans import Plan
-from reszoo.preprocessing import LABEL_SETS, Preprocessing
+from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
 from reszoo.weights.conversion import Array, TensorFile, listed
 from reszoo.weights.readers import WeightFile, WeightFileError, open_weights
