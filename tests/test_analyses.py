@@ -244,7 +244,7 @@ def test_a_network_without_blocks_has_nothing_to_remove() -> None:
     assert (chain.blocks, chain.removable, chain.interchangeable()) == ([], [], [])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.permutations(list("abcdefg")))
 def test_kendall_is_scipy_s(order: list[str]) -> None:
     from scipy.stats import kendalltau
@@ -323,7 +323,7 @@ def test_knowing_nothing_costs_the_logarithm_of_the_classes() -> None:
     assert brier(p, labels) == pytest.approx((7 / 8) ** 2 + 7 / 64)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(2, 6), st.integers(0, 2**32 - 1), st.floats(0.1, 8))
 def test_the_error_is_at_least_the_overall_gap(n: int, k: int, seed: int, sharp: float) -> None:
     draw = np.random.default_rng(seed)

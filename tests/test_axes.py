@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from strategies import AXES, BASES, ENABLERS, random_spec, specs
 
 import reszoo
@@ -246,12 +246,10 @@ def test_every_value_of_every_axis_builds_and_runs() -> None:
 
 # Random networks
 
-BUILDS = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+BUILDS = settings(max_examples=5)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(specs(), specs())
 def test_laws_of_specs(one: ResNetSpec, two: ResNetSpec) -> None:
     again = ResNetSpec.from_dict(json.loads(json.dumps(one.to_dict())))

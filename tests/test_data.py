@@ -1012,7 +1012,7 @@ for _ in range(20):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     command = [sys.executable, "-c", code, str(tmp_path / "prepared")]
     processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
-    assert [process.wait(timeout=25) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0, 0]
     assert [child.name for child in tmp_path.iterdir()] == ["prepared"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations import UserError, records
@@ -139,7 +139,6 @@ def test_two_seeds_have_no_interval_and_it_is_said(run: Run) -> None:
     assert "n = 2 seeds an arm (0, 1)" in texts(figure)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     def beaten(p: tuple[int, int]) -> bool:

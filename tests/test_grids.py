@@ -191,7 +191,7 @@ def test_a_factor_cannot_be_overruled(tmp_path: Path) -> None:
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ablations.run", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=60,
+        cwd=cwd, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -80,7 +80,6 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=9), st.randoms())
 def test_holm_properties(p: list[float], random: Any) -> None:
     adjusted = holm(p)
@@ -241,7 +240,6 @@ def numbers(family: Family, arm: str) -> list[float]:
 seeds = st.integers(0, 10_000)
 
 
-@settings(deadline=None)
 @given(seeds, st.floats(-50, 50), st.sampled_from([0.01, 0.5, 100.0]), st.permutations("ABCD"))
 def test_shift_scale_and_order(seed: int, shift: float, scale: float, order: list[str]) -> None:
     """A shift of all errors and the order of arms change nothing; a scale changes only units."""
@@ -269,7 +267,6 @@ def test_shift_scale_and_order(seed: int, shift: float, scale: float, order: lis
         assert a.paired.holm >= a.paired.p and a.detectable_holm >= a.detectable
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_swapping_arm_and_baseline_turns_signs(seed: int) -> None:
     values = drawn(seed, {"base": 9.0, "A": 8.0}, 5)
@@ -429,7 +426,6 @@ def test_stein_refuses() -> None:
         stein_seeds({"A": [1.0, 2.0, 3.0, 4.0, 6.0]}, 0.0)
 
 
-@settings(deadline=None)
 @given(seeds, st.floats(0.05, 3.0))
 def test_stein_reaches_its_target(seed: int, target: float) -> None:
     """The interval afterwards: mean of all, spread and degrees of freedom of the first five."""

@@ -100,7 +100,7 @@ INERT = re.compile(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.sampled_from(NASTY), st.text(), st.text("\\{}$&%#_^~[]*-`'\"<|?")))
 def test_escaped_text_is_inert(text: str) -> None:
     assert INERT.fullmatch(latex.escape(text))

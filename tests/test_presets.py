@@ -11,11 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from watching import wait_for_checkpoint
 
 import ablations
 from ablations import grids
@@ -101,10 +101,7 @@ def train(grid: str, preset: str, data_dir: Path, out: Path, only: list[str]) ->
     arguments = [sys.executable, "-c", code, json.dumps([grid, options])]
     log = (out.parent / "log.txt").open("w")
     process = subprocess.Popen(arguments, start_new_session=True, stdout=log, stderr=log)
-    end = time.monotonic() + 400
-    while not list(out.rglob("checkpoint-*.json")):
-        assert process.poll() is None and time.monotonic() < end, log.name
-        time.sleep(0.001)
+    wait_for_checkpoint(out, process, seconds=400)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     subprocess.run(arguments, check=True, timeout=1200, stdout=log, stderr=log)

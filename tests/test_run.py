@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY_GRID, write_images
+from watching import processes, wait_for_checkpoint, wait_until
 
 import ablations
 import reszoo
@@ -281,26 +280,19 @@ def start(grid: Path, images: Path, out: Path, *more) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_for(condition, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.05)
-
-
 def test_two_starts_and_an_interrupt(tiny_grid: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = start(tiny_grid, images, out, "--epochs", 3000)
-    wait_for(lambda: list(out.rglob("checkpoint-*.json")))
+    wait_for_checkpoint(out, first)
     second = start(tiny_grid, images, out, "--epochs", 3000)
-    _, message = second.communicate(timeout=60)
+    _, message = second.communicate(timeout=240)
     assert second.returncode == 2
     assert f"pid {first.pid} on {os.uname().nodename}" in message and message.count("\n") == 1
-    children = [json.loads(p.read_text())["pid"] for p in out.rglob("progress.json")]
+    children = processes(out)
     first.send_signal(signal.SIGINT)
-    _, message = first.communicate(timeout=60)
+    _, message = first.communicate(timeout=240)
     assert first.returncode == 130 and "the same command continues" in message
-    wait_for(lambda: not [pid for pid in children if alive(pid)], 20)
+    wait_until(lambda: not [pid for pid in children if alive(pid)])
     states = {cell.state for cell in ablations.load(out).cells}
     assert "interrupted" in states and "done" not in states
 
@@ -394,7 +386,7 @@ def test_deep_cells_do_not_hit_the_recursion_limit(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, words, tmp_path) -> None:
-    outcome = command(*arguments, cwd=tmp_path, timeout=30)
+    outcome = command(*arguments, cwd=tmp_path)
     assert outcome.returncode == 2, outcome.stderr
     assert words in outcome.stderr and outcome.stderr.count("\n") == 1
     assert outcome.stdout == "" and list(tmp_path.iterdir()) == []
@@ -434,7 +426,7 @@ BAD_GRIDS = {
 def test_bad_grid_files(text: str, words: str, tmp_path: Path) -> None:
     presets = "\npresets: {quick: {network: resnet20, recipe: quick, dataset: fashion}}\n"
     (tmp_path / "g.yaml").write_text(text + ("" if text[0] == "[" else presets))
-    outcome = command("--grid", "g.yaml", cwd=tmp_path, timeout=30)
+    outcome = command("--grid", "g.yaml", cwd=tmp_path)
     assert outcome.returncode == 2 and words in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
@@ -457,7 +449,7 @@ def test_bad_grid_files(text: str, words: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_bad_presets(presets: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(f"factors: {{depth: [20]}}\npresets: {presets}\n")
-    outcome = command("--grid", "g.yaml", cwd=tmp_path, timeout=30)
+    outcome = command("--grid", "g.yaml", cwd=tmp_path)
     assert outcome.returncode == 2 and words in outcome.stderr, outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
@@ -494,7 +486,7 @@ def test_answers_without_tensorflow(arguments, words, tmp_path) -> None:
     )
     outcome = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=ENV, capture_output=True, text=True,
-        timeout=30,
+        timeout=240,
     )  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
     assert all(word in outcome.stdout for word in words)
@@ -503,11 +495,9 @@ def test_answers_without_tensorflow(arguments, words, tmp_path) -> None:
 
 def test_unwritable_and_foreign_directories(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    outcome = command("--grid", "shortcuts", "--out", tmp_path, cwd=tmp_path, timeout=30)
+    outcome = command("--grid", "shortcuts", "--out", tmp_path, cwd=tmp_path)
     assert outcome.returncode == 2 and "holds other files (notes.txt)" in outcome.stderr
-    outcome = command(
-        "--grid", "shortcuts", "--out", tmp_path / "notes.txt", cwd=tmp_path, timeout=30
-    )
+    outcome = command("--grid", "shortcuts", "--out", tmp_path / "notes.txt", cwd=tmp_path)
     assert outcome.returncode == 2 and "is a file" in outcome.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -38,7 +38,7 @@ from ablations.trainer import Trainer, tensor_digests
 # --- which images are held out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=300), st.integers(1, 50))
 def test_every_class_gives_its_share(listed: list[int], percent: int) -> None:
     labels = np.array(listed, np.int32)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from watching import cells_with, processes, wait_for_checkpoint, wait_until
 
 import ablations
 from ablations import checkpoints, files, records
@@ -114,17 +115,17 @@ def kill_when(command: list[str], condition) -> None:
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     started = time.monotonic()
-    while not condition(time.monotonic() - started) and process.poll() is None:
-        assert time.monotonic() < started + 120
-        time.sleep(0.001)
-    with contextlib.suppress(ProcessLookupError):  # it may have ended just now
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        wait_until(lambda: condition(time.monotonic() - started) or process.poll() is not None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_until_unlocked(run: Path) -> None:
     """Cells end when they notice that the runner is gone: at once, but not before."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     for path in run.glob("cells/*/*/.lock"):
         while True:
             try:
@@ -174,10 +175,11 @@ def test_a_cut_at_an_epoch_s_end(grid, images, whole, tmp_path) -> None:
     out = tmp_path / "run"
 
     def half(_: float) -> bool:
-        return any(not p.with_suffix(".json").exists() for p in out.rglob("checkpoint-*.npz"))
+        written = cells_with(out, "checkpoint-*.npz")
+        return any(not path.with_suffix(".json").exists() for path in written)
 
     kill_when(arguments(grid, images, out), half)
-    assert list(out.rglob("checkpoint-*.npz"))
+    assert cells_with(out, "checkpoint-*.npz")
     assert finish(arguments(grid, images, out)).returncode == 0
     assert max(len(cell.record["attempts"]) for cell in ablations.load(out).done()) >= 2
     same(out, whole)
@@ -189,7 +191,7 @@ def test_a_cut_in_mid_epoch(grid, images, whole, tmp_path) -> None:
     stops: dict[str, int] = {}
 
     def inside(_: float) -> bool:
-        for path in out.glob("cells/*/*/progress.json"):
+        for path in cells_with(out, "progress.json"):
             step = json.loads(path.read_text())["step"]
             if step % 6 and step > 6:
                 stops[str(path.parent)] = step
@@ -214,7 +216,7 @@ def test_two_replicas_resume_bit_equal(grid, images, tmp_path) -> None:
         out = tmp_path / name
         command = [*arguments(grid, images, out), "--cpu_replicas", "2", "--only", "B"]
         if name == "cut":
-            kill_when(command, lambda _, out=out: bool(list(out.rglob("checkpoint-*.json"))))
+            kill_when(command, lambda _, out=out: cells_with(out, "checkpoint-*.json"))
         outcome = finish(command)
         assert outcome.returncode == 0, outcome.stderr
         runs.append(ablations.load(out).done()[0].record)
@@ -228,9 +230,7 @@ def test_cells_end_with_their_runner(grid, images, tmp_path) -> None:
     process = subprocess.Popen(
         arguments(grid, images, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while len(list(out.rglob("progress.json"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: len(cells_with(out, "progress.json")) == 2, process)
     process.kill()
     process.wait()
     wait_until_unlocked(out)
@@ -247,8 +247,8 @@ def test_a_full_disk(victim, grid, images, whole, tmp_path) -> None:
     outcome = finish(command, limit)
     assert outcome.returncode == 130, outcome.stderr
     assert "is full; free some space" in outcome.stderr and "Traceback" not in outcome.stderr
-    assert list(out.rglob("cell.json")) == [] or victim != "data"
-    assert bool(list(out.rglob("checkpoint-*.json"))) == (victim == "model")
+    assert cells_with(out, "cell.json") == [] or victim != "data"
+    assert bool(cells_with(out, "checkpoint-*.json")) == (victim == "model")
     assert finish(command).returncode == 0
     same(out, whole)
 
@@ -259,21 +259,15 @@ def test_sigterm_of_every_process_of_the_job(grid, images, whole, tmp_path) -> N
     process = subprocess.Popen(
         arguments(grid, images, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    wait_for_cells(out, process)
-    for path in out.rglob("progress.json"):
-        os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+    wait_for_checkpoint(out, process)
+    for pid in processes(out):
+        os.kill(pid, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=240)
     assert process.returncode == 130, message
-    assert "FAILED" not in message and not list(out.rglob("failure.json"))
+    assert "FAILED" not in message and not cells_with(out, "failure.json")
     assert finish(arguments(grid, images, out)).returncode == 0
     same(out, whole)
-
-
-def wait_for_cells(out: Path, process: subprocess.Popen) -> None:
-    while not list(out.rglob("checkpoint-*.json")):
-        assert process.poll() is None
-        time.sleep(0.005)
 
 
 def test_sigterm_is_an_orderly_stop(grid, images, whole, tmp_path) -> None:
@@ -282,9 +276,9 @@ def test_sigterm_is_an_orderly_stop(grid, images, whole, tmp_path) -> None:
         arguments(grid, images, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,
     )  # fmt: skip
-    wait_for_cells(out, process)
+    wait_for_checkpoint(out, process)
     process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=240)
     assert process.returncode == 130 and "the same command continues" in message
     assert finish(arguments(grid, images, out)).returncode == 0
     same(out, whole)

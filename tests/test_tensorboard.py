@@ -106,7 +106,7 @@ def test_a_killed_process_loses_nothing_and_tensorflow_is_not_imported(tmp_path:
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "[]\n"), done.stderr
     assert curves(tmp_path) == {"error/test": [(7, 0.5)]}
