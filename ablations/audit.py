@@ -9,6 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations import files
+from ablations.cell_audit import (
+    contradictions,
+    copies,
+    counts,
+    fields_of,
+    label,
+    record_of,
+    shown,
+)
 from ablations.grids.declared import declared, sentences
 from ablations.records import Arm, Cell, Run
 
@@ -94,7 +103,7 @@ def planned(arms: list[Arm]) -> tuple[Difference, ...]:
         if arm.match and abs(arm.match["mismatch"]) > arm.match["tolerance"]
     ]
     by_name = {arm.name: arm for arm in arms}
-    values = {arm.name: _fields(arm.spec, arm.recipe) for arm in arms}
+    values = {arm.name: fields_of(arm.spec, arm.recipe) for arm in arms}
     for name in dict.fromkeys(key for fields in values.values() for key in fields):
         difference = _difference(
             name,
@@ -114,18 +123,27 @@ def audit(run: Run) -> Audit:
         return Audit(tuple(problems), (), allowed=allowed)
     arms = {arm.name: arm for arm in run.arms}
     # Runs that were merged, or made before a grid's plan was checked, show it only here.
-    found = [one for one in planned(run.arms) if one.text not in allowed]
-    for cell in done:
-        found += [Difference(what, text) for what, text in _own(cell, arms[cell.arm])]
-    found += _same_facts(done, arms)
+    plan = planned(run.arms)
+    found = [one for one in plan if one.text not in allowed]
+    own = [
+        *(line for cell in done for line in contradictions(cell, arms[cell.arm])),
+        *(line for arm in run.arms if (mine := run.done(arm.name)) for line in counts(arm, mine)),
+        *copies(done),
+    ]
+    found += [Difference(what, text) for what, text in own]
+    facts = _same_facts(done, arms)
+    # Named with its arms already; a cell that is not as planned is among its own lines.
+    known = {(one.what, pair) for one in plan for pair in one.pairs}
+    repeated = {x.text for x in facts if x.pairs and {(x.what, p) for p in x.pairs} <= known}
+    found += facts
     count = _Count()
     for seed in sorted({cell.seed for cell in done}):
         block = [cell for cell in done if cell.seed == seed]
         found += _same_feed(block, arms, count)
         found += _same_tensors(block, arms, count)
-    problems += [difference.text for difference in found]
-    facts = _facts(run, done, count) if len(done) > 1 else ()
-    return Audit(tuple(dict.fromkeys(problems)), facts, tuple(found), allowed)
+    problems += [difference.text for difference in found if difference.text not in repeated]
+    equal = _facts(run, done, count) if len(done) > 1 else ()
+    return Audit(tuple(dict.fromkeys(problems)), equal, tuple(found), allowed)
 
 
 @dataclass
@@ -138,10 +156,6 @@ class _Count:
     excused: set[str] = field(default_factory=set)
 
 
-def _fields(spec: dict[str, Any] | None, recipe: dict[str, Any]) -> dict[str, Any]:
-    return {**(spec or {}), **{f"recipe.{name}": value for name, value in recipe.items()}}
-
-
 def _recipe(names: set[str]) -> set[str]:
     return {name[7:] for name in names if name.startswith("recipe.")}
 
@@ -151,7 +165,7 @@ def _difference(
     items: Iterable[tuple[str, str, Any]],
     excused: Callable[[str, str], bool],
 ) -> Difference | None:
-    """Return the difference between items (label, arm, value), or None where they agree."""
+    """Return the difference between items (cell or arm, arm, value), or None where they agree."""
     items = list(items)
     pairs: dict[tuple[str, str], None] = {}
     unequal = False
@@ -164,14 +178,10 @@ def _difference(
     if not unequal:
         return None
     groups: dict[str, list[str]] = {}
-    for label, _, value in items:
-        groups.setdefault(_shown(value), []).append(label)
+    for who, _, value in items:
+        groups.setdefault(shown(value), []).append(who)
     values = "; ".join(f"{value} in {_some(labels)}" for value, labels in groups.items())
     return Difference(what, f"{what}: {values}{_between(pairs)}", tuple(pairs))
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
 
 
 def _some(labels: list[str]) -> str:
@@ -184,78 +194,48 @@ def _between(pairs: Iterable[tuple[str, str]]) -> str:
     return f" (between {listed})" if listed else ""
 
 
-def _name(cell: Cell) -> str:
-    return f"{cell.arm}/seed{cell.seed}"
-
-
-def _record(cell: Cell) -> dict[str, Any]:
-    assert cell.record is not None
-    return cell.record
-
-
-def _own(cell: Cell, arm: Arm) -> list[tuple[str, str]]:
-    """Return where a cell's record contradicts the cell's own files or its plan."""
-    record, name = _record(cell), _name(cell)
-    matched, platform, lines = record["matched"], cell.config["platform"], []
-    if (record["arm"], record["seed"]) != (cell.recorded_arm or cell.arm, cell.seed):
-        lines.append(("cell", f"{name} holds the record of {record['arm']}/seed{record['seed']}"))
-    if record["identity"] != files.sha256(files.canonical(cell.config)):
-        lines.append(("identity", f"{name}: the record belongs to another configuration"))
-    planned, trained = (_fields(x["spec"], x["recipe"]) for x in (vars(arm), cell.config))
-    for key in dict.fromkeys([*planned, *trained]):
-        if planned.get(key) != trained.get(key):
-            lines.append(
-                (key, f"{name} was trained with {key} {_shown(trained.get(key))}, the grid "
-                      f"has {_shown(planned.get(key))}")
-            )  # fmt: skip
-    fed = cell.fed()
-    if len(fed) != matched["steps"]:
-        lines.append(("steps", f"{name} fed {len(fed)} steps and records {matched['steps']}"))
-    elif matched["fed_sha256"] != files.sha256(b"".join(map(bytes.fromhex, fed))):
-        lines.append(("data fed", f"{name}: fed.sha256 is not what the record's digest is of"))
-    if matched["initial_sha256"] != files.sha256(files.canonical(matched["initial_tensors"])):
-        lines.append(("initial tensors", f"{name}: their digests are not what the record summed"))
-    for key, value in record.get("machine", {}).items():
-        if value != platform.get(key, value):
-            lines.append((key, f"{name} ran with {key} {value}, planned {platform[key]}"))
-    codes = {attempt["code"]["sources_sha256"] for attempt in record["attempts"]}
-    if len(codes) > 1:
-        text = f"the code of reszoo or ablations changed between attempts of {name}"
-        lines.append(("code", text))
-    return lines
+def surroundings(cell: Cell) -> dict[str, Any]:
+    """Return what a finished cell ran in: versions, processor, variables, driver, code, devices."""
+    mine = record_of(cell)
+    environment, attempts = mine["environment"], mine["attempts"]
+    variables = environment["variables"]
+    return {
+        **environment["versions"],
+        "processor": environment["cpu"],
+        "TF_ENABLE_ONEDNN_OPTS": variables.get("TF_ENABLE_ONEDNN_OPTS"),
+        # Which of equal devices it was changes nothing.
+        **{key: value for key, value in variables.items() if key != "CUDA_VISIBLE_DEVICES"},
+        "driver": (attempts or [{}])[-1].get("driver") or None,
+        "code of reszoo or ablations": ", ".join(
+            sorted({attempt["code"]["sources_sha256"][:12] for attempt in attempts})
+        )
+        or None,
+        **{f"platform.{key}": value for key, value in cell.config["platform"].items()},
+        **{f"machine.{key}": value for key, value in mine.get("machine", {}).items()},
+    }
 
 
 def _comparable(cell: Cell) -> dict[str, tuple[Any, set[str]]]:
     """Return recorded facts: name -> (value, fields of the recipe that may change it)."""
-    record, environment = _record(cell), _record(cell)["environment"]
-    results, config = record["results"], cell.config
+    mine, config = record_of(cell), cell.config
+    results = mine["results"]
     facts: dict[str, tuple[Any, set[str]]] = {
-        key: (record["matched"][key], _LENGTH) for key in ("steps", "images")
+        key: (mine["matched"][key], _LENGTH) for key in ("steps", "images")
     }
     for key in ("train_images", "test_images", "test_views", "selection"):
         facts[key] = (results.get(key), {key, "split", "validation"})
+    if cell.tested is not None:
+        facts["test labels"] = (cell.tested.labels[:12], set())
     if config["recipe"].get("warmup_rate") and config["recipe"]["warmup_error"] <= 100:
         # It may differ between seeds, but arms between which it does had other learning rates.
         facts[f"{_WARM} of seed {cell.seed}"] = (results.get("warmup_steps"), _SCHEDULE)
     else:
         rates = [(row["step"], row["learning_rate"]) for row in cell.history]
         facts["learning rates"] = (files.sha256(files.canonical(rates))[:12], _SCHEDULE)
-    for key, value in environment["versions"].items():
+    for key, value in surroundings(cell).items():
         facts[key] = (value, set())
-    facts["processor"] = (environment["cpu"], set())
-    for key in ("TF_ENABLE_ONEDNN_OPTS", *environment["variables"]):
-        if key != "CUDA_VISIBLE_DEVICES":  # which of equal devices it was changes nothing
-            facts[key] = (environment["variables"].get(key), set())
-    facts["driver"] = ((record["attempts"] or [{}])[-1].get("driver") or None, set())
-    facts["code of reszoo or ablations"] = (
-        ", ".join(sorted({a["code"]["sources_sha256"][:12] for a in record["attempts"]})),
-        set(),
-    )
-    for part in ("data", "platform"):
-        for key, value in config[part].items():
-            facts[f"{part}.{key}"] = (value, set())
-    for key, value in record.get("machine", {}).items():
-        facts[f"machine.{key}"] = (value, set())
+    for key, value in config["data"].items():
+        facts[f"data.{key}"] = (value, set())
     for key, value in config["recipe"].items():
         facts[f"recipe.{key}"] = (value, {key})
     return facts
@@ -278,7 +258,7 @@ def _same_facts(done: list[Cell], arms: dict[str, Arm]) -> list[Difference]:
         excuses: set[str] = set().union(*(excuse for _, (_, excuse) in having))
         difference = _difference(
             key,
-            [(_name(cell), cell.arm, value) for cell, (value, _) in having],
+            [(label(cell), cell.arm, value) for cell, (value, _) in having],
             lambda one, other, excuses=excuses: bool(on_purpose[one, other] & excuses),  # type: ignore[misc]
         )
         found += [difference] if difference else []
@@ -295,14 +275,14 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
             continue
         count.fed += 1
         count.lengths |= {
-            (_record(cell)["matched"]["steps"], _record(cell)["matched"]["images"])
+            (record_of(cell)["matched"]["steps"], record_of(cell)["matched"]["images"])
             for cell in (one, other)
         }
-        digests = [_record(cell)["matched"]["fed_sha256"] for cell in (one, other)]
+        digests = [record_of(cell)["matched"]["fed_sha256"] for cell in (one, other)]
         if digests[0] != digests[1]:
             # The cell that fewer others agree with is the one to name.
             odd, usual = sorted((other, one), key=lambda cell: _company(cell, block))
-            entry = found.setdefault(_name(odd), (odd, usual, {}))
+            entry = found.setdefault(label(odd), (odd, usual, {}))
             entry[2][one.arm, other.arm] = None
     lines = []
     for odd, usual, pairs in found.values():
@@ -312,7 +292,7 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
         lines.append(
             Difference(
                 "data fed",
-                f"{_name(odd)} saw other data than {_name(usual)} from step {first} of "
+                f"{label(odd)} saw other data than {label(usual)} from step {first} of "
                 f"{len(theirs)} on (images, labels or their order){_between(pairs)}",
                 tuple(pairs),
             )
@@ -321,13 +301,13 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
 
 
 def _company(cell: Cell, block: list[Cell]) -> int:
-    digest = _record(cell)["matched"]["fed_sha256"]
-    return sum(_record(other)["matched"]["fed_sha256"] == digest for other in block)
+    digest = record_of(cell)["matched"]["fed_sha256"]
+    return sum(record_of(other)["matched"]["fed_sha256"] == digest for other in block)
 
 
 def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[Difference]:
     """Compare the initial tensors that cells of one seed share by name and shape."""
-    tensors = {cell.arm: _record(cell)["matched"]["initial_tensors"] for cell in block}
+    tensors = {cell.arm: record_of(cell)["matched"]["initial_tensors"] for cell in block}
     excuses: dict[tuple[str, str], list[str]] = {}
     for one, other in itertools.combinations(tensors, 2):
         fields = declared(arms[one], arms[other]) & _VALUES.keys()
@@ -341,7 +321,7 @@ def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> lis
     names = {(name, tuple(x["shape"])) for mine in tensors.values() for name, x in mine.items()}
     for name, shape in sorted(names):
         sharing = [
-            (_name(cell), cell.arm, tensors[cell.arm][name]["sha256"][:12])
+            (label(cell), cell.arm, tensors[cell.arm][name]["sha256"][:12])
             for cell in block
             if name in tensors[cell.arm] and tuple(tensors[cell.arm][name]["shape"]) == shape
         ]
@@ -360,24 +340,29 @@ def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> lis
     return [Difference("initial tensors", text + _between(pairs), pairs)]
 
 
+def _every(steps: str) -> str:
+    return "the only step" if steps == "1" else f"each of {steps} steps"
+
+
 def _facts(run: Run, done: list[Cell], count: _Count) -> tuple[str, ...]:
     """Return what was found equal, in sentences."""
     seeds = sorted({cell.seed for cell in done})
     names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     facts = []
+    many = "s" * (count.fed > 1), "s" * (count.tensors > 1)
     if count.fed:
         steps, images = (
             " or ".join(f"{length:,}" for length in sorted(lengths))
             for lengths in map(set, zip(*count.lengths, strict=True))
         )
         facts.append(
-            f"with one seed, arms saw the same bytes in each of {steps} steps "
-            f"({images} augmented images; SHA-256 a step; {names}; {count.fed:,} pairs of cells)"
+            f"with one seed, arms saw the same bytes in {_every(steps)} ({images} augmented "
+            f"images; SHA-256 a step; {names}; {count.fed:,} pair{many[0]} of cells)"
         )
     if count.tensors:
         facts.append(
             f"with one seed, all tensors that two arms share started equal ({count.tensors:,} "
-            "pairs compared by SHA-256)"
+            f"pair{many[1]} compared by SHA-256)"
         )
     facts.append(
         "one recipe, data set, device model, number of threads, strategy and software version for "

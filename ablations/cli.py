@@ -10,6 +10,7 @@ module imports the standard library, absl.flags and two small modules alone: sta
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -235,6 +236,9 @@ def run(
     """
     args = list(sys.argv if argv is None else argv)[1:]
     code = EXIT_OK
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a sign shows "?" for it
+            stream.reconfigure(errors="replace")
     try:
         try:
             # Help is answered wherever it stands, also beside a mistake it would explain.

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,23 @@ def describe() -> dict[str, Any]:
     return record
 
 
+def _sources(package: Path) -> Iterator[Path]:
+    """Yield the files of a package's code; what begins with a dot belongs to an editor."""
+    for directory, below, names in os.walk(package):
+        below[:] = [name for name in below if name != "__pycache__" and not name.startswith(".")]
+        for name in names:
+            path = Path(directory, name)
+            if path.suffix in (".py", ".yaml") and not name.startswith(".") and path.is_file():
+                yield path
+
+
 def code_state() -> dict[str, Any]:
     """Return which code runs: the hash of its sources, and the commit where git knows it."""
     root = Path(__file__).resolve().parent.parent
     hasher = hashlib.sha256()
     for package in ("reszoo", "ablations"):
-        for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                hasher.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+        for path in sorted(_sources(root / package)):
+            hasher.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     state: dict[str, Any] = {"sources_sha256": hasher.hexdigest()}
     if not shutil.which("git") or not (root / ".git").exists():
         return state

@@ -68,9 +68,14 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
     """
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _no_number(text: str) -> None:
+    """Refuse NaN and infinities, which JSON does not have and `write_json` never writes."""
+    raise ValueError(f"{text} is no number")
 
 
 def write_signed(path: Path, value: dict[str, Any]) -> None:
@@ -124,6 +129,24 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locked(path: Path) -> bool | None:
+    """Return whether a process holds a lock; None where that cannot be told from here.
+
+    File systems without locks, and shared ones whose locks other hosts do not see, do not tell.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            # A holder that was killed leaves its name: what another host locks may not show here.
+            holder = file.read()
+            return None if holder and not holder.endswith(f" on {socket.gethostname()}") else False
+    except OSError:
+        return None
 
 
 class Locked(Exception):

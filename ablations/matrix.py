@@ -17,6 +17,9 @@ from ablations.records import Arm
 from reszoo import catalog
 from reszoo.specs import ResNetSpec
 
+#: Training runs of one grid. Each takes seconds at least, and its records are read again and again.
+MOST_CELLS = 100_000
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -70,7 +73,8 @@ def arms(
         overrides: fields of the recipe that replace every arm's, e.g. {"epochs": 5}.
 
     Raises:
-        GridError, SpecError, RecipeError: an arm is not possible; the message names it.
+        GridError, SpecError, RecipeError: an arm is not possible, or two are the same; the message
+            names them.
     """
     shared = {"input_shape": tuple(image_shape), "classes": classes}
     networks = [_network(grid, level, shared) for level in grid.arms]
@@ -104,7 +108,20 @@ def arms(
                 match=match.to_dict() if match else None,
             )
         )
+    _check_distinct(resolved)
     return resolved
+
+
+def _check_distinct(resolved: list[Arm]) -> None:
+    """Refuse arms that would train the same: their difference is noise under two names."""
+    seen: dict[str, str] = {}
+    for arm in resolved:
+        first = seen.setdefault(files.canonical([arm.network, arm.spec, arm.recipe]), arm.name)
+        if first != arm.name:
+            raise GridError(
+                f'arms "{first}" and "{arm.name}" are the same network under the same recipe: '
+                "leave one out, or change one"
+            )
 
 
 def _check_overrides(grid: Grid, level: Level, overrides: dict[str, Any]) -> None:

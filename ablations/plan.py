@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations import audit, data, files, grids, matrix, records
+from ablations import audit, data, files, grids, matrix, records, run_directory, shapes
 from ablations.devices import choose
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
@@ -42,11 +42,14 @@ class Plan:
         driver: version of the GPUs' driver, or "".
         directory: of the run.
         baseline: arm that the others are compared with.
-        planned_baseline: what it was when the first cell here was finished; "" before that.
+        planned: baseline, margin and seeds as they were when the first cell here was finished;
+            empty before that.
         analysis: what the table is asked for: margin, detect, target, first_stage, decision.
         unmatched: what makes the arms incomparable, allowed by the user (--allow_unmatched).
         reproduces_run: of --reproduce: path of the run that is trained again, and the sha256 of its
             grid.json.
+        lost: whether the directory had cells and no grid.json, so that what was planned before is
+            not known.
     """
 
     grid: grids.Grid
@@ -60,10 +63,11 @@ class Plan:
     driver: str
     directory: Path
     baseline: str
-    planned_baseline: str = ""
+    planned: dict[str, Any] = field(default_factory=dict)
     analysis: dict[str, Any] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     reproduces_run: dict[str, str] | None = None
+    lost: bool = False
 
     def arm(self, name: str) -> Arm:
         """Return an arm by name."""
@@ -103,6 +107,11 @@ class Plan:
 
     def grid_json(self) -> dict[str, Any]:
         """Return the content of grid.json."""
+        now = {
+            "baseline": self.baseline,
+            "margin": self.analysis.get("margin"),
+            "seeds": self.seeds,
+        }
         return {
             "schema": records.SCHEMA,
             "name": self.grid.name,
@@ -111,11 +120,7 @@ class Plan:
             "reproduces": self.grid.reproduces,
             "expect": self.grid.expect,
             "baseline": self.baseline,
-            **(
-                {"planned_baseline": self.planned_baseline}
-                if self.planned_baseline not in ("", self.baseline)
-                else {}
-            ),
+            **{f"planned_{k}": value for k, value in self.planned.items() if value != now[k]},
             "recipe": self.grid.recipe,
             "seeds": self.seeds,
             "arms": [dataclasses.asdict(arm) for arm in self.arms],
@@ -132,6 +137,7 @@ class Plan:
             "analysis": self.analysis,
             "unmatched": list(self.unmatched),
             **({"reproduces_run": self.reproduces_run} if self.reproduces_run else {}),
+            **({"lost": True} if self.lost else {}),
         }
 
 
@@ -177,8 +183,8 @@ def plan(
         raise UserError(f"--only names no arm; arms: {', '.join(a.name for a in chosen.arms)}")
     old = _existing(directory, chosen)
 
-    wanted_seeds = _seeds(seeds, seed_list)
     arm_names = [arm.name for arm in chosen.arms]
+    wanted_seeds = _seeds(seeds, seed_list, len(only or arm_names))
     for name in only or []:
         if name not in arm_names:
             raise UserError(f"--only: {unknown('arm', name, arm_names)}")
@@ -248,9 +254,12 @@ def plan(
         hardware.gpus[0].driver if hardware.gpus else "",
         directory,
         baseline or (old["baseline"] if old else chosen.baseline),
-        old.get("planned_baseline", old["baseline"]) if _begun(directory) and old else "",
+        _planned(old, all_seeds, analysis or {})
+        if old and _begun(directory) and run_directory.has_grid(directory)
+        else {},
         {**kept, **{name: value for name, value in asked.items() if value is not None}},
         unmatched,
+        lost=bool(old and old.get("lost")),
     )
     if old:
         _check_identity(directory, result, old)
@@ -280,10 +289,17 @@ def _chosen(
     return grids.load(str(grid), preset)
 
 
-def _seeds(count: int | None, listed: list[int] | None) -> list[int]:
+def _seeds(count: int | None, listed: list[int] | None, arms: int) -> list[int]:
+    """Return the seeds that were asked for, of so many arms."""
     if count is not None and listed is not None:
         raise UserError("give --seeds or --seed_list, not both")
-    wanted = list(range(3 if count is None else count)) if listed is None else listed
+    many = len(listed) if listed is not None else 3 if count is None else count
+    if many * arms > matrix.MOST_CELLS:
+        raise UserError(
+            f"a grid has at most {matrix.MOST_CELLS:,} cells, not {many:,} seeds of {arms:,} "
+            f"arm{'s' * (arms > 1)}"
+        )
+    wanted = list(range(many)) if listed is None else listed
     if listed is not None and (
         not wanted or len(set(wanted)) != len(wanted) or any(seed < 0 for seed in wanted)
     ):
@@ -321,9 +337,12 @@ def _check_fit(arm: Arm, dataset: data.Dataset) -> None:
 
 def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
     """Return the grid.json of a directory that this command would continue."""
-    if not records.holds_run(directory):
+    if not run_directory.holds_run(directory):
         return None
-    old = records.load(directory).grid
+    if run_directory.has_grid(directory):
+        old = run_directory.read_grid(directory)
+    else:
+        old = _lost(directory, grid)
     if (old["name"], old["preset"]) != (grid.name, grid.preset):
         raise UserError(
             f"{directory} holds the grid {old['name']}, preset {old['preset']}; give another --out "
@@ -337,6 +356,37 @@ def _existing(directory: Path, grid: grids.Grid) -> dict[str, Any] | None:
             "would lose them silently. Give another --out, or put them back"
         )
     return old
+
+
+def _lost(directory: Path, grid: grids.Grid) -> dict[str, Any]:
+    """Return what the cells of a directory say of the plan that it has lost."""
+    started = run_directory.cells(directory)
+    path = records.cell_directory(directory, *started[0]) / "cell.json"
+    return {
+        "name": grid.name,
+        "preset": grid.preset,
+        "baseline": grid.baseline,
+        "seeds": sorted({seed for _, seed in started}),
+        "arms": [{"name": arm} for arm in dict.fromkeys(arm for arm, _ in started)],
+        "platform": shapes.read(path, shapes.CELL)["config"]["platform"],
+        "lost": True,
+    }
+
+
+def _planned(old: dict[str, Any], seeds: list[int], analysis: dict[str, Any]) -> dict[str, Any]:
+    """Return what a begun directory was planned with, from its grid.json."""
+    before = old.get("analysis", {})
+    planned = {
+        "baseline": old.get("planned_baseline", old["baseline"]),
+        "margin": old.get("planned_margin", before.get("margin")),
+        "seeds": old.get("planned_seeds", old["seeds"]),
+    }
+    # The seeds that Stein's rule first asks for are its plan, unless its first stage was not.
+    stage = analysis.get("first_stage", ())
+    first = "decision" in analysis and "decision" not in before
+    if first and set(stage) <= set(planned["seeds"]):
+        planned["seeds"] = seeds
+    return planned
 
 
 def _begun(directory: Path) -> bool:

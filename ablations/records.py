@@ -22,15 +22,17 @@ import contextlib
 import csv
 import datetime
 import io
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations import files
-from ablations.errors import UserError
-
-#: Version of grid.json, cell.json and record.json. Readers refuse versions that they do not know.
-SCHEMA = 1
+from ablations import files, run_directory, shapes
+from ablations.shapes import SCHEMA, RecordError
 
 #: What a finished cell's manifest vouches for.
 CELL_FILES = (
@@ -57,20 +59,8 @@ HISTORY = (
     "validation_loss",
     "validation_error",
 )
-
-#: What every version of a finished cell's record.json has, as far as a reader relies on it.
-_RECORD = {
-    "": ("arm", "seed", "identity", "results", "matched", "final_sha256", "attempts",
-         "environment"),
-    "results": ("train_error", "test_error", "train_wrong", "test_wrong", "train_images",
-                "test_images", "wall_seconds", "images_per_second"),
-    "matched": ("steps", "images", "fed_sha256", "initial_sha256"),
-    "environment": ("versions", "cpu", "variables"),
-}  # fmt: skip
-
-
-class RecordError(UserError):
-    """A record that is damaged, or of a version that this code does not know. One line."""
+_WATCHED = ({"test_loss", "test_error"}, {"validation_loss", "validation_error"})
+_ALWAYS = set(HISTORY).difference(*_WATCHED)
 
 
 @dataclass(frozen=True)
@@ -111,6 +101,21 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """What a finished cell's predictions.npz says.
+
+    Attributes:
+        images: in the test part.
+        wrong: of them, those that were taken for another class.
+        labels: SHA-256 over the images' labels.
+    """
+
+    images: int
+    wrong: int
+    labels: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One training run: an arm with one seed.
 
@@ -121,10 +126,11 @@ class Cell:
         state: "planned", "interrupted", "running", "failed" or "done".
         config: the resolved configuration; its hash is the cell's identity.
         record: results, digests and environment of a finished cell, else None.
-        history: one dict an epoch, keys as in HISTORY without the empty columns; of unfinished
-            cells what is there.
+        history: of a finished cell, one dict an epoch, keys as in HISTORY without empty columns.
         problem: why a failed or damaged cell does not count.
         recorded_arm: its arm's name in its own run, where merged runs renamed it.
+        digests: SHA-256 of each of a finished cell's files, by name.
+        tested: what a finished cell's predictions say.
     """
 
     arm: str
@@ -136,6 +142,8 @@ class Cell:
     history: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
     recorded_arm: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
+    tested: Tested | None = None
 
     @property
     def results(self) -> dict[str, Any]:
@@ -145,10 +153,12 @@ class Cell:
         return self.record["results"]
 
     def predictions(self) -> dict[str, Any]:
-        """Return per-test-image arrays: label (n,), predicted (n,), probabilities (n, classes)."""
-        import numpy as np
+        """Return per-test-image arrays: label (n,), predicted (n,), probabilities (n, classes).
 
-        with np.load(self.directory / "predictions.npz", allow_pickle=False) as arrays:
+        Raises:
+            RecordError: the file is damaged.
+        """
+        with _arrays(self.directory / "predictions.npz") as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def fed(self) -> list[str]:
@@ -212,43 +222,6 @@ def cell_directory(root: Path, arm: str, seed: int) -> Path:
     return root / "cells" / arm / f"seed{seed}"
 
 
-def obstacle(directory: Path) -> Path | None:
-    """Return the file, if any, that stands where a directory or one of its parents should."""
-    for path in (directory, *directory.parents):
-        if path.exists():
-            return None if path.is_dir() else path
-    return None
-
-
-def refuse_file(directory: Path) -> None:
-    """Refuse a directory for output that is a file, or below one.
-
-    Raises:
-        UserError: it is.
-    """
-    if (file := obstacle(directory)) is not None:
-        raise UserError(f"--out {directory}: {file} is a file, not a directory")
-
-
-def holds_run(directory: Path) -> bool:
-    """Return whether a directory for a run holds one already, rather than being new or empty.
-
-    Raises:
-        UserError: it is a file, or holds other files than a run's.
-    """
-    refuse_file(directory)
-    if not directory.exists():
-        return False
-    if (directory / "grid.json").exists():
-        return True
-    strangers = [path.name for path in directory.iterdir() if not path.name.startswith(".")]
-    if strangers:
-        raise UserError(
-            f"--out {directory} holds other files ({strangers[0]}); name a new directory"
-        )
-    return False
-
-
 def load(directory: str | Path) -> Run:
     """Read a run directory, finished or not.
 
@@ -256,93 +229,113 @@ def load(directory: str | Path) -> Run:
         directory: e.g. "runs/shortcuts".
 
     Raises:
-        RecordError: there is no run, or its version is unknown.
+        RecordError: there is no run, its grid.json is damaged, or its version is unknown.
     """
     root = Path(directory)
-    path = root / "grid.json"
-    if (file := obstacle(root)) is not None:
-        raise RecordError(f"{root} holds no run: {file} is a file, not a directory")
-    grid = _read(path, f"{root} holds no run: it has no grid.json")
-    try:
-        grid = files.verified(path, grid)
-    except ValueError as error:
-        raise RecordError(
-            f"{error}; delete it, and the command that made the run writes it again"
-        ) from None
+    grid = run_directory.read_grid(root)
     arms = [Arm(**arm) for arm in grid["arms"]]
-    cells = []
-    for seed in grid["seeds"]:
-        for arm in arms:
-            cells.append(load_cell(root, arm.name, seed))
+    cells = [load_cell(root, arm.name, seed) for seed in grid["seeds"] for arm in arms]
     return Run(root, grid, arms, cells)
 
 
 def load_cell(root: Path, arm: str, seed: int) -> Cell:
     """Read one cell; a damaged one is not an exception but a state with a problem."""
     directory = cell_directory(root, arm, seed)
-    state, problem, config, record = "planned", "", {}, None
-    history: list[dict[str, float]] = []
-    if (directory / "cell.json").exists():
-        try:
-            config = _read(directory / "cell.json", "")["config"]
-            if (directory / "manifest.json").exists():
-                check_manifest(directory)
-                record = _read(directory / "record.json", "")
-                _check_record(directory / "record.json", record)
-                history = read_history(directory / "history.csv")
-                state = "done"
-            elif (directory / "failure.json").exists():
-                problem = files.read_json(directory / "failure.json")["reason"]
-                state = "failed"
-            elif (directory / "progress.json").exists():
-                state = "interrupted"
-        except (ValueError, OSError) as error:
-            state, problem, record = "failed", str(error), None
-        except (KeyError, TypeError, AttributeError):
-            text = f"a record in {directory} is damaged: it lacks what it must have"
-            state, problem, record = "failed", text, None
-    return Cell(arm, seed, directory, state, config, record, history, problem)
+    there = _signs(directory)
+    cell = _load_cell(directory, arm, seed, there)
+    # A cell that starts, fails or finishes while it is read would show a state that it never had.
+    if (now := _signs(directory)) != there:
+        cell = _load_cell(directory, arm, seed, now)
+    return cell
 
 
-def _check_record(path: Path, record: dict[str, Any]) -> None:
-    """Refuse the record of a finished cell that lacks what every reader needs."""
-    for part, names in _RECORD.items():
-        content = record[part] if part else record
-        lacking = [name for name in names if name not in content]
-        if lacking:
-            raise RecordError(f"{path} lacks {f'{part}.' if part else ''}{lacking[0]}")
-    if any("code" not in one for one in record["attempts"]):
-        raise RecordError(f"{path} has an attempt without its code")
+def _signs(directory: Path) -> set[str]:
+    """Return which of the files are there that say how far a cell is."""
+    names = ("cell.json", "manifest.json", "failure.json", "progress.json")
+    return {name for name in names if (directory / name).exists()}
 
 
-def _read(path: Path, missing: str) -> dict[str, Any]:
+def _load_cell(directory: Path, arm: str, seed: int, there: set[str]) -> Cell:
+    if "cell.json" not in there:
+        return Cell(arm, seed, directory, "planned", {})
+    config: dict[str, Any] = {}
     try:
-        value = files.read_json(path)
-    except FileNotFoundError:
-        raise RecordError(missing or f"{path} is missing") from None
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RecordError(str(error)) from None
-    version = value.get("schema") if isinstance(value, dict) else None
-    if version != SCHEMA:
-        raise RecordError(f"{path} has schema {version!r}; this version reads schema {SCHEMA}")
-    return value
+        config = shapes.read(directory / "cell.json", shapes.CELL)["config"]
+        if "manifest.json" in there:
+            digests = check_manifest(directory)
+            record = shapes.read(directory / "record.json", shapes.RECORD)
+            history = read_history(directory / "history.csv")
+            tested = _tested(directory / "predictions.npz")
+            _check_fed(directory / "fed.sha256")
+            return Cell(
+                arm, seed, directory, "done", config, record, history, digests=digests,
+                tested=tested,
+            )  # fmt: skip
+        if "failure.json" in there:
+            problem = shapes.read(directory / "failure.json", shapes.FAILURE)["reason"]
+            return Cell(arm, seed, directory, "failed", config, problem=problem)
+    except (ValueError, OSError) as error:
+        return Cell(arm, seed, directory, "failed", config, problem=str(error))
+    state = "interrupted" if "progress.json" in there else "planned"
+    return Cell(arm, seed, directory, state, config)
+
+
+def _tested(path: Path) -> Tested:
+    """Return what a cell's predictions say; only labels and classes are decompressed."""
+    import numpy as np
+
+    with _arrays(path) as arrays:
+        label, predicted = arrays["label"], arrays["predicted"]
+    if not (label.ndim == 1 and label.shape == predicted.shape and label.size):
+        raise RecordError(f"{path} has {predicted.shape} classes for {label.shape} labels")
+    if label.dtype.kind not in "iu" or predicted.dtype.kind not in "iu":
+        raise RecordError(f"{path} has labels of type {label.dtype}, {predicted.dtype}")
+    wrong = int(np.count_nonzero(label != predicted))
+    return Tested(len(label), wrong, files.sha256(label.astype("<i8").tobytes()))
+
+
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    """Open an .npz file; whatever is wrong with it becomes a RecordError."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except RecordError:
+        raise
+    # What zipfile, zlib and NumPy raise for bytes that are no such file.
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError,
+            zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # fmt: skip
+        raise RecordError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _check_fed(path: Path) -> None:
+    if not re.fullmatch(rb"(?:[0-9a-f]{64}\n)+", path.read_bytes()):
+        raise RecordError(f"{path} is damaged: it takes a SHA-256 in hex a line")
 
 
 def write_failure(directory: Path, reason: str, trace: str = "") -> None:
     """Write why a cell failed, and after which step."""
-    step = 0
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        step = files.read_json(directory / "progress.json").get("step", 0)
+    step = read_progress(directory).get("step", 0)
     content = {"schema": SCHEMA, "reason": reason, "step": step, "traceback": trace}
     files.write_json(directory / "failure.json", content)
+
+
+def read_progress(directory: Path) -> dict[str, Any]:
+    """Return what a cell in training last said of itself; {} where that cannot be read."""
+    try:
+        progress = files.read_json(directory / "progress.json")
+        shapes.check(progress, shapes.PROGRESS)
+    except (OSError, ValueError):
+        return {}
+    return progress
 
 
 def start_attempt(directory: Path, launch: dict[str, Any]) -> None:
     """Note that a cell is started: when, by what command and code, on which devices."""
     attempts = read_attempts(directory)
-    if attempts and attempts[-1]["end"] is None:
+    if attempts and attempts[-1].get("end") is None:
         attempts[-1]["end"] = "the runner died"
     attempts.append({"started": _now(), **launch, "end": None})
     files.write_json(directory / "attempts.json", {"schema": SCHEMA, "attempts": attempts})
@@ -357,15 +350,16 @@ def end_attempt(directory: Path, reason: str) -> None:
 
 
 def read_attempts(directory: Path) -> list[dict[str, Any]]:
-    """Return the attempts at a cell, oldest first; what cannot be read is left out."""
+    """Return the attempts at a cell, oldest first; none where the file cannot be read."""
     try:
-        return _read(directory / "attempts.json", "no attempts")["attempts"]
-    except (RecordError, KeyError, OSError):
+        return shapes.read(directory / "attempts.json", shapes.ATTEMPTS)["attempts"]
+    except RecordError:
         return []
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    # To the microsecond: two cells that start together must not look like one attempt.
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def write_manifest(directory: Path, names: list[str]) -> None:
@@ -380,19 +374,23 @@ def write_manifest(directory: Path, names: list[str]) -> None:
     files.write_json(directory / "manifest.json", {"schema": SCHEMA, "files": entries})
 
 
-def check_manifest(directory: Path) -> None:
-    """Compare a cell's files with its manifest.
+def check_manifest(directory: Path) -> dict[str, str]:
+    """Compare a cell's files with its manifest; return the SHA-256 of each.
 
     Raises:
-        RecordError: a file is missing or has changed; the message names it.
+        RecordError: a file is missing, has changed, or is not vouched for; the message names it.
     """
-    manifest = _read(directory / "manifest.json", "")
-    for name, entry in manifest["files"].items():
-        path = directory / name
+    manifest = directory / "manifest.json"
+    entries = shapes.read(manifest, shapes.MANIFEST)["files"]
+    if lacking := [name for name in CELL_FILES if name not in entries]:
+        raise RecordError(f"{manifest} does not vouch for {', '.join(lacking)}")
+    for name in CELL_FILES:
+        path, entry = directory / name, entries[name]
         if not path.exists():
             raise RecordError(f"{path} is missing")
         if path.stat().st_size != entry["size"] or files.sha256_file(path) != entry["sha256"]:
             raise RecordError(f"{path} has changed since it was written")
+    return {name: entries[name]["sha256"] for name in CELL_FILES}
 
 
 def history_csv(rows: list[dict[str, float]]) -> str:
@@ -405,13 +403,28 @@ def history_csv(rows: list[dict[str, float]]) -> str:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Read what `history_csv` wrote."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {
-                key: int(value) if key in ("epoch", "step", "images") else float(value)
-                for key, value in row.items()
-                if value
-            }
-            for row in csv.DictReader(file)
-        ]
+    """Read what `history_csv` wrote, of a finished cell.
+
+    Raises:
+        RecordError: it has other columns, no epoch, or something that is no finite number.
+    """
+    rows: list[dict[str, float]] = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found = {key: _number(key, value) for key, value in row.items() if value}
+                if not any(found.keys() == _ALWAYS | part for part in _WATCHED):
+                    raise ValueError(f"row {len(rows) + 1} has other columns than it must have")
+                rows.append(found)
+    except (ValueError, TypeError, csv.Error) as error:
+        raise RecordError(f"{path} is damaged: {error}") from None
+    if not rows:
+        raise RecordError(f"{path} is damaged: it has no epoch")
+    return rows
+
+
+def _number(column: str, text: str) -> float:
+    value = int(text) if column in ("epoch", "step", "images") else float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {text}")
+    return value

@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ablations import data, files, grids, records
+from ablations import data, files, grids, records, run_directory
+from ablations.audit import surroundings
+from ablations.cell_audit import shown
 from ablations.devices import choose
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell
@@ -94,10 +96,15 @@ def plan_again(
         driver=hardware.gpus[0].driver if hardware.gpus else "",
         directory=where,
         baseline=described["baseline"],
-        planned_baseline=grid.get("planned_baseline", ""),
+        planned={
+            key: grid[f"planned_{key}"]
+            for key in ("baseline", "margin", "seeds")
+            if f"planned_{key}" in grid
+        },
         analysis=dict(grid.get("analysis", {})),
         unmatched=tuple(grid.get("unmatched", ())),
         reproduces_run=origin,
+        lost=bool(grid.get("lost")),
     )
 
 
@@ -105,7 +112,7 @@ def _origin(run: Run) -> dict[str, str]:
     """Return what identifies a run: where it is, and what it was asked for."""
     return {
         "path": str(run.directory.resolve()),
-        "sha256": files.sha256_file(run.directory / "grid.json"),
+        "sha256": files.sha256_file(run_directory.grid_path(run.directory)),
     }
 
 
@@ -113,7 +120,7 @@ def _check_place(where: Path, run: Run, origin: dict[str, str]) -> None:
     """Refuse a directory that holds anything but an earlier reproduction of the run."""
     if where.resolve() == run.directory.resolve():
         raise UserError(f"--out {where} is the run to reproduce; name another directory")
-    if not records.holds_run(where):
+    if not run_directory.holds_run(where):
         return
     there = records.load(where)
     known = there.grid.get("reproduces_run") or {}
@@ -176,9 +183,9 @@ def compare(old: Run, new: Run) -> tuple[bool, list[str]]:
     head = f"{equal} of {len(pairs)} cells reproduced bit for bit (weights, data fed, wrong images)"
     if missing:
         head += f"; {missing} not finished"
-    environment = [f"  {line}" for line in _environment(pairs[0])] if pairs else []
-    if environment and lines:
-        environment.insert(0, "what differs between the machines and versions:")
+    environment = [f"  {line}" for line in _environment(pairs)]
+    if environment:
+        environment.insert(0, "what differs between the machines, versions and settings:")
     return bool(pairs) and not lines and not missing, [head, *lines, *environment]
 
 
@@ -197,18 +204,22 @@ def _unlike(one: Cell, other: Cell) -> list[str]:
     return found
 
 
-def _environment(pair: tuple[Cell, Cell]) -> list[str]:
-    one, other = (cell.record for cell in pair)
-    assert one is not None and other is not None
-    lines = [
-        f"{name}: {value} -> {other['environment']['versions'].get(name)}"
-        for name, value in one["environment"]["versions"].items()
-        if other["environment"]["versions"].get(name) != value
+def _environment(pairs: list[tuple[Cell, Cell]]) -> list[str]:
+    """Return what the cells ran in that is not the same, and in how many where not in all."""
+    found: dict[str, int] = {}
+    for one, other in pairs:
+        before, now = _surroundings(one), _surroundings(other)
+        for key in dict.fromkeys([*before, *now]):
+            if before.get(key) != now.get(key):
+                line = f"{key}: {shown(before.get(key))} -> {shown(now.get(key))}"
+                found[line] = found.get(line, 0) + 1
+    return [
+        line + (f" (in {count} of {len(pairs)} cells)" if count < len(pairs) else "")
+        for line, count in found.items()
     ]
-    for key, value in pair[0].config["platform"].items():
-        if pair[1].config["platform"].get(key) != value:
-            lines.append(f"{key}: {value} -> {pair[1].config['platform'].get(key)}")
-    codes = [{a["code"]["sources_sha256"] for a in cell["attempts"]} for cell in (one, other)]
-    if codes[0] != codes[1]:
-        lines.append("the code of reszoo or ablations differs")
-    return lines
+
+
+def _surroundings(cell: Cell) -> dict[str, Any]:
+    """Return what the audit compares, and the operating system, whose libraries compute, too."""
+    assert cell.record is not None
+    return {**surroundings(cell), "operating system": cell.record["environment"].get("os")}

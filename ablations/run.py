@@ -278,11 +278,10 @@ def _train() -> int:
         )
     else:
         run = execute(planned)
-    print(report.terminal(report.compare(run), _width(), sys.stdout.isatty()))
-    print(
-        f"written to {run.directory}: report.html, table.md, table.csv, table.tex, "
-        "statistics.csv, cells.csv, figures/"
-    )
+    comparison = report.compare(run)
+    print(report.terminal(comparison, _width(), sys.stdout.isatty()))
+    written = [*report.FILES, *["figures/"] * report.drawn(comparison)]
+    print(f"written to {run.directory}: {', '.join(written)}")
     print(_cost(run), file=sys.stderr)
     asked = {(cell.arm, cell.seed) for cell in planned.cells}
     missing = [

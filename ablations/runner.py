@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ablations import checkpoints, data, environment, files, records, report
+from ablations import checkpoints, data, environment, files, records, report, run_directory
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
 from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
@@ -157,7 +157,7 @@ class _Runner:
 
     def _run(self, show: Display) -> records.Run:
         files.sweep(self.root)
-        files.write_signed(self.root / "grid.json", self.plan.grid_json())
+        run_directory.write_grid(self.root, self.plan.grid_json())
         self._sort_cells(show)
         try:
             if self.queue:
@@ -181,8 +181,15 @@ class _Runner:
                 "command continues"
             )
         if all(cell.state == "done" for cell in run.cells):
-            shutil.rmtree(self.data_directory, ignore_errors=True)
+            self._remove_data()
         return run
+
+    def _remove_data(self) -> None:
+        """Remove the data; a kill in between leaves what `files.sweep` removes, not half of it."""
+        doomed = self.root / ".data.tmp"
+        with contextlib.suppress(OSError):
+            self.data_directory.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _on_signal(self, *_: Any) -> None:
         self.stop = True
@@ -246,7 +253,7 @@ class _Runner:
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
         name = f"{child.cell.arm}/seed{child.cell.seed}"
-        child.progress = _progress(child)
+        child.progress = records.read_progress(child.directory)
         for warning in child.progress.get("warnings", []):
             if (name + warning) not in self.told:
                 self.told.add(name + warning)
@@ -383,13 +390,6 @@ class _Runner:
         waiting = [self.plan.work(c.arm) / rate + STARTUP_SECONDS for c in self.queue]
         left = max([sum(rest + waiting) / self.plan.jobs, *rest, 0.0])
         return Snapshot(self.done, self.failed, len(self.plan.cells), running, left)
-
-
-def _progress(child: _Child) -> dict[str, Any]:
-    try:
-        return files.read_json(child.directory / "progress.json")
-    except (OSError, ValueError):
-        return {}
 
 
 def child_environment(

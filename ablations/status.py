@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from ablations import files
-from ablations.records import Cell, Run, read_attempts
+from ablations.records import Cell, Run, read_attempts, read_progress
 from ablations.report.comparison import duration
 
-#: A cell that has written nothing for so long is taken for stopped, seconds.
+#: Where locks do not tell, a cell that has written nothing for so long is taken for stopped,
+#: seconds.
 FRESH_SECONDS = 120.0
 
 
 def status(run: Run) -> str:
     """Return one line for the run and one for each cell that is not simply done.
 
-    States are read from files: a cell counts as running while its progress is fresh.
+    A cell counts as running while a process holds its lock; where this machine cannot tell (another
+    host's cell, a file system without locks), while its progress is fresh.
     """
     counts: dict[str, int] = {}
     lines = []
@@ -48,16 +49,25 @@ def _cell(cell: Cell) -> tuple[str, str]:
         return cell.state, ""
     if cell.state == "failed":
         return "failed", f": {cell.problem}"
-    progress: dict[str, Any] = {}
-    path = cell.directory / "progress.json"
     try:
-        progress = files.read_json(path)
-        age = time.time() - path.stat().st_mtime
-    except (OSError, ValueError):
+        age = time.time() - (cell.directory / "progress.json").stat().st_mtime
+    except OSError:
         return cell.state, ""
-    where = f", epoch {progress.get('epoch', 0):.1f}, step {progress.get('step', 0):,}"
-    if ended := (read_attempts(cell.directory) or [{}])[-1].get("end"):
+    attempts = read_attempts(cell.directory)
+    where = "; attempts.json cannot be read" * (
+        not attempts and (cell.directory / "attempts.json").exists()
+    )
+    if progress := read_progress(cell.directory):
+        step, epoch = progress.get("step", 0), progress.get("epoch", 0)
+        where = f", epoch {epoch:.1f}, step {step:,}{where}"
+    else:
+        where = f"; progress.json cannot be read{where}"
+    if ended := attempts and attempts[-1].get("end"):
         return "interrupted", f"{where}; {ended}"
-    if age < FRESH_SECONDS:
-        return "running", where
-    return "interrupted", f"{where}; silent for {duration(age)}"
+    running = files.locked(cell.directory / ".lock")
+    silent = f"; silent for {duration(age)}" if age >= FRESH_SECONDS else ""
+    if running is None:
+        running = not silent
+    if running:
+        return "running", where + silent
+    return "interrupted", where + (silent or "; its process is gone")

@@ -20,6 +20,8 @@ from ablations import files, records
 from ablations.errors import UserError
 
 EXIT_DISK_FULL = 75
+#: How long a cell waits for another process of its own that should be gone.
+ORPHAN_SECONDS = 300.0
 
 
 def _end_with_parent() -> None:
@@ -40,10 +42,14 @@ def main(directory: Path, data_directory: Path) -> int:
     _end_with_parent()
     from ablations.cell import CellFailure, CellRun
 
+    _forget_settings()
     try:
-        # An orphan of a killed runner may need a moment to notice that it is one.
-        with files.lock(directory / ".lock", wait=30.0):
+        # An orphan of a killed runner may need a while to notice that it is one, on a busy machine.
+        with files.lock(directory / ".lock", wait=ORPHAN_SECONDS):
             files.sweep(directory)
+            # The runner has removed these; an orphan may have written them since.
+            for name in ("manifest.json", "failure.json"):
+                (directory / name).unlink(missing_ok=True)
             CellRun(directory, data_directory).run()
         return 0
     except files.Locked as error:
@@ -61,6 +67,15 @@ def main(directory: Path, data_directory: Path) -> int:
     _say(f"failed: {reason}\n{text}")
     records.write_failure(directory, reason, text)
     return 3
+
+
+def _forget_settings() -> None:
+    """Undo ~/.keras/keras.json: a cell is the same on every machine."""
+    import keras
+
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ablations import environment, files, records, report, run_grid
+import numpy as np
+
+from ablations import environment, files, records, report, run_directory, run_grid
 from ablations.matrix import PlannedCell
 from ablations.plan import Plan, plan
 from ablations.preview import preview
@@ -41,30 +42,59 @@ def grid_text(arms: int) -> str:
 def fill(planned: Plan, template: Path) -> None:
     """Write every planned cell as done, from the files of a real one."""
     planned.directory.mkdir()
-    files.write_signed(planned.directory / "grid.json", planned.grid_json())
+    run_directory.write_grid(planned.directory, planned.grid_json())
     record = files.read_json(template / "record.json")
-    for cell in planned.cells:
-        _finish(cell, planned.directory, template, record)
+    for number, cell in enumerate(planned.cells):
+        _finish(cell, number, planned.directory, template, record)
 
 
-def _finish(cell: PlannedCell, root: Path, template: Path, record: dict[str, Any]) -> None:
+def _finish(
+    cell: PlannedCell, number: int, root: Path, template: Path, record: dict[str, Any]
+) -> None:
+    """Write a cell that the audit finds in order: each of its own, one seed's all fed alike."""
     directory = records.cell_directory(root, cell.arm, cell.seed)
     directory.mkdir(parents=True)
-    for name in ("history.csv", "model.keras", "predictions.npz", "fed.sha256"):
-        shutil.copyfile(template / name, directory / name)
-    error = 10 + (hash((cell.arm, cell.seed)) % 1000) / 100
-    results = {**record["results"], "test_error": error}
-    mine = {"arm": cell.arm, "seed": cell.seed, "identity": cell.identity, "results": results}
-    files.write_json(directory / "record.json", {**record, **mine})
-    files.write_json(
-        directory / "cell.json",
-        {
-            "schema": records.SCHEMA,
-            "arm": cell.arm,
-            "seed": cell.seed,
-            "identity": cell.identity,
-            "config": cell.config,
+    with np.load(template / "predictions.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    wrong = 100 + number % 97
+    arrays["predicted"] = arrays["label"].copy()
+    arrays["predicted"][:wrong] = (arrays["label"][:wrong] + 1) % 10
+    arrays["probabilities"][0, 0] = 1e-6 * number  # no two networks say the same
+    np.savez_compressed(directory / "predictions.npz", **arrays)  # type: ignore[arg-type]
+    error = 100 * wrong / len(arrays["label"])
+    history = records.read_history(template / "history.csv")
+    history[-1]["test_error"] = error
+    (directory / "history.csv").write_text(records.history_csv(history))
+    (directory / "model.keras").write_bytes(
+        (template / "model.keras").read_bytes() + b"%d" % number
+    )
+    fed = [
+        files.sha256(f"{cell.seed} {line}")
+        for line in (template / "fed.sha256").read_text().split()
+    ]
+    (directory / "fed.sha256").write_text("".join(f"{line}\n" for line in fed))
+    initial = {
+        name: {**one, "sha256": files.sha256(f"{cell.seed} {name}")}
+        for name, one in record["matched"]["initial_tensors"].items()
+    }
+    mine = {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "identity": cell.identity,
+        "results": {**record["results"], "test_error": error, "test_wrong": wrong},
+        "matched": {
+            **record["matched"],
+            "fed_sha256": files.sha256(bytes.fromhex("".join(fed))),
+            "initial_sha256": files.sha256(files.canonical(initial)),
+            "initial_tensors": initial,
         },
+        "final_sha256": files.sha256(f"final {number}"),
+        "attempts": [{**record["attempts"][0], "started": f"2020-01-01T00:00:00.{number:06}"}],
+    }
+    files.write_json(directory / "record.json", {**record, **mine})
+    content = {"arm": cell.arm, "seed": cell.seed, "identity": cell.identity}
+    files.write_json(
+        directory / "cell.json", {"schema": records.SCHEMA, **content, "config": cell.config}
     )
     records.write_manifest(directory, list(records.CELL_FILES))
 
@@ -88,11 +118,13 @@ def main() -> None:
         root = Path(scratch)
         (root / "large.yaml").write_text(grid_text(arguments.arms))
         one = run_grid(net="resnet20", epochs=1, seeds=1, out=root / "one")
-        template = one.done()[0].directory
+        template, threads = one.done()[0].directory, one.grid["platform"]["threads"]
         planned = timed(
             rows,
             "plan",
-            lambda: plan(str(root / "large.yaml"), seeds=arguments.seeds, out=root / "run"),
+            lambda: plan(
+                str(root / "large.yaml"), seeds=arguments.seeds, threads=threads, out=root / "run"
+            ),
         )
         timed(rows, "list (--dry_run)", lambda: preview(planned))
         print(f"writing {len(planned.cells):,} cells", flush=True)
@@ -100,6 +132,7 @@ def main() -> None:
         run = timed(rows, "read, every file's hash checked", lambda: records.load(root / "run"))
         timed(rows, "status", lambda: status(run))
         comparison = timed(rows, "compare and audit", lambda: report.compare(run))
+        assert comparison.audit.matched, comparison.audit.problems[:3]
         with redirect_stdout(io.StringIO()):
             timed(
                 rows,

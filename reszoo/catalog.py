@@ -10,7 +10,7 @@ import fnmatch
 import re
 from typing import Any
 
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, shown, switch, unknown
 from reszoo.overrides import IMAGENET_DEPTHS, merge, named
 from reszoo.specs import ResNetSpec
 
@@ -296,13 +296,14 @@ def names(pattern: str = "*", weights: bool = False) -> list[str]:
             `reszoo.weights.index.entries()` lists the others too.
 
     Raises:
-        SpecError: the pattern is no text.
+        SpecError: the pattern is no text, or weights neither True nor False.
 
     >>> names("resnet1?")
     ['resnet10', 'resnet14', 'resnet18']
     """
     if not isinstance(pattern, str):
-        raise SpecError(f"names takes a pattern as text, not {pattern!r}")
+        raise SpecError(f"names takes a pattern as text, not {shown(pattern)}")
+    weights = switch("weights", weights)
     every = fnmatch.filter([*NETWORKS, *VGG], pattern)
     if weights:
         from reszoo.weights import index
@@ -329,7 +330,7 @@ def spec(network: str | ResNetSpec, **overrides: Any) -> ResNetSpec:
     if isinstance(network, ResNetSpec):
         return network.replace(**overrides)
     if not isinstance(network, str):
-        raise SpecError(f"a network is a name or a ResNetSpec, not {network!r}")
+        raise SpecError(f"a network is a name or a ResNetSpec, not {shown(network)}")
     if network in VGG:
         raise SpecError(
             f"{network} is a comparator and not a residual network, so it has no ResNetSpec; "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 from reszoo import catalog
 from reszoo.errors import SpecError, unknown
 from reszoo.plans import Draft, Plan
-from reszoo.specs import check_classes, check_input_shape
+from reszoo.specs import ResNetSpec, check_classes, check_input_shape
 
 
 def vgg_plan(network: str, overrides: dict[str, Any]) -> Plan:
@@ -15,17 +17,19 @@ def vgg_plan(network: str, overrides: dict[str, Any]) -> Plan:
 
     Args:
         network: its name; "_bn" nets normalise after each convolution (torchvision).
-        overrides: `classes`, `input_shape`, `name`.
+        overrides: `classes`, `input_shape`, `name`; None, also of a spec's field: as it was.
 
     Raises:
         SpecError: another override, or an impossible value.
     """
     allowed = ("classes", "input_shape", "name")
-    for name in overrides:
-        if name not in allowed:
+    as_it_was = [*(field.name for field in dataclasses.fields(ResNetSpec)), "depth", "width"]
+    for name, value in overrides.items():
+        if name not in allowed and (value is not None or name not in as_it_was):
             raise SpecError(f"{network} is a comparator: {unknown('override', name, allowed)}")
-    draft = Draft(check_input_shape(overrides.get("input_shape", (224, 224, 3))))
-    classes = check_classes(overrides.get("classes", 1000))
+    given = {name: value for name, value in overrides.items() if value is not None}
+    draft = Draft(check_input_shape(given.get("input_shape", (224, 224, 3))))
+    classes = check_classes(given.get("classes", 1000))
     x = "input"
     endpoints = []
     for draft.stage, widths in enumerate(catalog.VGG[network], start=1):
@@ -57,7 +61,7 @@ def vgg_plan(network: str, overrides: dict[str, Any]) -> Plan:
         x = draft.add("head_pool", "global_pool", x, size=())
     logits = draft.classifier(x, classes)
     return Plan(
-        name=overrides.get("name") or network,
+        name=given.get("name") or network,
         spec=None,
         layers=tuple(draft.layers.values()),
         endpoints=tuple(endpoints),
@@ -66,3 +70,29 @@ def vgg_plan(network: str, overrides: dict[str, Any]) -> Plan:
         features=features,
         initializer="he_normal",
     )
+
+
+def image_size(network: str, flattened: int | None, asked: Any = None) -> tuple[int, int]:
+    """Return the (height, width) in pixels of the images that weights are for.
+
+    Args:
+        network: one of `catalog.VGG`.
+        flattened: what the weights' first fully connected layer reads, which tells how many pixels
+            the last map has; None: they have none.
+        asked: the input_shape that is asked for. It is taken if its map has so many pixels, else
+            the shape nearest to a square.
+
+    Raises:
+        SpecError: asked is no input_shape.
+    """
+    height, width, _ = check_input_shape((224, 224, 3) if asked is None else asked)
+    size = (height or 224, width or 224)
+    if flattened is None:
+        return size
+    stages = catalog.VGG[network]
+    stride = 2 ** len(stages)
+    pixels = max(flattened // stages[-1][-1], 1)
+    if math.prod(n // stride for n in size) == pixels:
+        return size
+    side = next(n for n in range(math.isqrt(pixels), 0, -1) if pixels % n == 0)
+    return side * stride, pixels // side * stride

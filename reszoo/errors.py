@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+#: The largest size, of anything: no network has it, and what is computed from it stays finite.
+LARGEST = 2**31 - 1
 
 
 class SpecError(ValueError):
@@ -35,11 +41,11 @@ def choices(what: str, name: object, allowed: Iterable[str], limit: int = 30) ->
     """Return ``'WHAT "name"; did you mean "close"? Allowed: a, b, c'``, long lists cut short."""
     # Lists keep their order, which may carry meaning; a set has none that two runs agree on.
     names = sorted(allowed) if isinstance(allowed, set | frozenset) else list(allowed)
-    shown = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
-    text = " ".join(str(name).split())
+    listed = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+    text = shown(name, str)
     close = closest(text, names)
     hint = f'; did you mean "{close}"?' if close else "."
-    return f'{what} "{text}"{hint} Allowed: {shown or "(none)"}'
+    return f'{what} "{text}"{hint} Allowed: {listed or "(none)"}'
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
@@ -47,8 +53,103 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     return choices(f"unknown {kind}", name, allowed)
 
 
-def plain_int(value: Any) -> Any:
-    """Return integers of other libraries (numpy's, say) as int, and anything else as it is."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+def choice(kind: str, value: Any, allowed: Iterable[str | None]) -> Any:
+    """Return a name that is among `allowed`.
+
+    Raises:
+        SpecError: it is not.
+    """
+    names = list(allowed)
+    if (value is not None and not isinstance(value, str)) or value not in names:
+        raise SpecError(unknown(kind, value, map(str, names)))
+    return value
+
+
+def shown(value: object, form: Callable[[Any], str] = repr, most: int = 300) -> str:
+    """Return what stands for a value in a message: one line, not long."""
+    try:
+        text = " ".join(form(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def nearby(path: Path) -> str:
+    """Return what ends a message about a missing file: the one beside it that was meant, or ""."""
+    with contextlib.suppress(OSError, ValueError):
+        name = closest(path.name, [p.name for p in path.parent.iterdir()])
+        if name:
+            return f'; did you mean "{name}"?'
+    return ""
+
+
+def plain(value: Any) -> Any:
+    """Return numbers and switches of other libraries (numpy's, say) as Python's, others as is."""
+    if isinstance(value, int | float):
         return value
-    return operator.index(value)
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind in ("b", "f") and getattr(value, "shape", None) == ():
+        return bool(value) if kind == "b" else float(value)
+    if hasattr(value, "__index__"):
+        with contextlib.suppress(TypeError, ValueError, AttributeError):  # an array of several
+            return operator.index(value)
+    return value
+
+
+def integer(name: str, value: Any, least: int = 1, most: float = LARGEST) -> int:
+    """Return an integer of any library as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        least: the smallest that is allowed.
+        most: the largest.
+
+    Raises:
+        SpecError: it is none, or not allowed.
+    """
+    found = plain(value)
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    if whole and least <= found <= most:
+        return int(found)
+    allowed = "a positive integer" if least == 1 else f"an integer of at least {least}"
+    limit = f" of at most {most}" if least == 1 else f" and at most {most}"
+    too_large = limit if whole and found > most else ""
+    raise SpecError(f"{name} takes {allowed}{too_large}, not {shown(value)}")
+
+
+def number(
+    name: str,
+    value: Any,
+    allowed: str = "a finite number",
+    test: Callable[[float], bool] = math.isfinite,
+) -> float:
+    """Return a finite number of any library as a float.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        allowed: which numbers are, in words.
+        test: whether one is.
+
+    Raises:
+        SpecError: it is none, or not allowed.
+    """
+    found = plain(value)
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        with contextlib.suppress(OverflowError):  # of an integer that no float holds
+            if math.isfinite(found) and test(found):
+                return float(found)
+    raise SpecError(f"{name} takes {allowed}, not {shown(value)}")
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return True or False of any library as a bool.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    found = plain(value)
+    if not isinstance(found, bool):
+        raise SpecError(f"{name} takes True or False, not {shown(value)}")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reszoo.catalog import VGG
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, choice, shown, switch
 from reszoo.layers import deep_graph
 from reszoo.plans import Plan, plan
 from reszoo.weights.own_files import STATEMENT, Statement, stated
@@ -50,19 +50,20 @@ def export(
         `path`.
 
     Raises:
-        SpecError: an unknown format, or a model that is not functional or has several inputs.
+        SpecError: an unknown format, no path, a `fold` that is neither True nor False, or a model
+            that is not functional or has several inputs.
         ExportError: a package is missing, Keras' exporter fails, or what it wrote does not run or
             differs by more than 1e-4 of the largest output; the file is there then.
     """
-    if not isinstance(format, str) or format not in _FORMATS:
-        raise SpecError(unknown("export format", format, _FORMATS))
+    choice("export format", format, _FORMATS)
+    fold = switch("fold", fold)
+    target = _target(path)
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             f"export works on Keras' tensorflow backend, not {keras.backend.backend()}"
         )
-    if len(getattr(model, "inputs", None) or ()) != 1:
-        raise SpecError(f"export takes a functional Keras model of one input, not {model!r}")
-    target = Path(path)
+    if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
+        raise SpecError(f"export takes a functional Keras model of one input, not {shown(model)}")
     if format == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
@@ -120,13 +121,14 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
 
     Raises:
         SpecError: the model is folded, incomplete or not reszoo's; timm has no names for one of
-            its layers; or the path has another suffix.
-        ExportError: a `.pth` file without torch, or no directory can be made for the file.
+            its layers; or the path is none or has another suffix.
+        ExportError: a `.pth` file without torch, or the file or its directory cannot be written.
     """
     from reszoo.weights import conversion, grammars
     from reszoo.weights.agreement import elsewhere
     from reszoo.weights.loading import say
 
+    target = None if path is None else _target(path)
     description = _plan_of(model)
     grammar = grammars.exported(description)
     layers = {layer.name: layer for layer in model.layers}
@@ -140,8 +142,8 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
         if tensor.variable == "moving_variance":
             module = tensor.name.rpartition(".")[0]
             state[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
-    if path is not None:
-        _write_torch(state, Path(path), stated(model))
+    if target is not None:
+        _write_torch(state, target, stated(model))
     if description.spec is not None:
         theirs, lacking = elsewhere(description.spec, grammar)
         if theirs and not lacking:
@@ -155,18 +157,28 @@ def export_torch(model: keras.Model, path: str | Path | None = None) -> dict[str
     return state
 
 
-def _plan_of(model: keras.Model) -> Plan:
+def _plan_of(model: Any) -> Plan:
     """Return the plan that a model was built from."""
-    spec, overrides = getattr(model, "spec", None), {}
-    if spec is None and model.name in VGG and not isinstance(model.input, list):
-        shape = tuple(model.input.shape[1:])
-        if model.get_layer("stage1_conv1").data_format == "channels_first":
-            shape = (*shape[1:], shape[0])
-        spec, overrides = model.name, {"input_shape": shape}
-    if spec is None or getattr(model, "meta", {}).get("folded") or getattr(model, "folded", False):
+    if not isinstance(model, keras.Model):
+        raise SpecError(f"export_torch takes a model built by reszoo, not {shown(model)}")
+    statement = stated(model)
+    meta, layers = statement.meta, {layer.name: layer for layer in model.layers}
+    network, overrides = getattr(model, "spec", None) or meta.get("network"), {}
+    if network is None or meta.get("folded"):
         raise SpecError(f"{model.name}: only an unfolded model built by reszoo has torch's names")
-    dense = next((layer for layer in model.layers if layer.name == "head_dense"), None)
-    return plan(spec, classes=dense.units if dense is not None else 0, **overrides)
+    if statement.spec is None:  # VGG: its first fully connected layer fits one size
+        shape = tuple(layers["stage1_conv1"].input.shape[1:])
+        first = meta.get("data_format") == "channels_first"
+        overrides["input_shape"] = (*shape[1:], shape[0]) if first else shape
+    dense = layers.get("head_dense")
+    return plan(network, classes=dense.units if dense is not None else 0, **overrides)
+
+
+def _target(path: Any) -> Path:
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise SpecError(f"path takes where to write, not {shown(path)}")
+    return Path(text)
 
 
 def _make_parent(path: Path) -> None:
@@ -179,35 +191,40 @@ def _make_parent(path: Path) -> None:
 def _write_torch(state: dict[str, np.ndarray], path: Path, statement: Statement) -> None:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise SpecError(f"torch's weights end in .safetensors or .pth, not {path.name!r}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SpecError(f"{path} is a directory; give the path of a file")
     _make_parent(path)
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import save_file
 
-        meta = {k: statement.meta.get(k) for k in ("preprocessing", "labels", "weights")}
-        text = json.dumps({"spec": statement.spec, "meta": meta})
-        save_file(state, path, metadata={"format": "pt", STATEMENT: text})
-    else:
-        try:
+            meta = {k: statement.meta.get(k) for k in ("preprocessing", "labels", "weights")}
+            text = json.dumps({"spec": statement.spec, "meta": meta})
+            save_file(state, path, metadata={"format": "pt", STATEMENT: text})
+        else:
             import torch
-        except ImportError:
-            raise ExportError(f"{path.name} needs torch; write a .safetensors file") from None
-        torch.save({name: torch.from_numpy(value.copy()) for name, value in state.items()}, path)
+
+            torch.save({n: torch.from_numpy(value.copy()) for n, value in state.items()}, path)
+    except ImportError as error:
+        raise ExportError(f"{path.name} needs {error.name}; write a .safetensors file") from None
+    except Exception as error:  # the libraries' own
+        reason = _line(error).partition(" at path ")[0]  # a scratch file's
+        raise ExportError(f"{path} cannot be written: {reason}") from None
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
     if all(layer.dtype_policy.compute_dtype == "float32" for layer in model.layers):
         return model
 
-    def rewritten(value: Any) -> Any:
+    def rewritten(value: Any, key: Any = None) -> Any:
         if isinstance(value, dict):
             if value.get("class_name") == "DTypePolicy":
                 return {**value, "config": {"name": "float32"}}
-            return {key: rewritten(item) for key, item in value.items()}
+            return {name: rewritten(item, name) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(rewritten(item) for item in value)
-        return "float32" if value in ("float16", "bfloat16", "float64") else value
+            return type(value)(map(rewritten, value))
+        half = key == "dtype" and value in ("float16", "bfloat16", "float64")
+        return "float32" if half else value  # names and labels may be called so, too
 
     plain = type(model).from_config(rewritten(model.get_config()))
     plain.set_weights(model.get_weights())
@@ -251,7 +268,7 @@ def _images(model: keras.Model) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return shown(error, str)
 
 
 def _run_saved_model(path: Path, images: np.ndarray) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -13,6 +13,10 @@ from reszoo.errors import SpecError
 from reszoo.layers import deep_graph
 from reszoo.layers.convolution import standardized
 from reszoo.layers.network import adopt_policy
+from reszoo.weights.own_files import state, stated
+
+_CONVOLUTIONS = (keras.layers.Conv2D, own.Conv2D)
+_NORMS = (keras.layers.BatchNormalization, own.BatchNormalization)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -21,8 +25,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Every batch normalisation that directly follows a convolution becomes part of its kernel and
     bias: w' = w gamma / sqrt(variance + epsilon), b' = beta + (b - mean) gamma / sqrt(variance +
     epsilon). What cannot be folded stays: norms after an addition or a pooling (pre-activation
-    nets have them), group normalisation. The given model is not changed; its spec describes the
-    folded one too, except that these norms are gone (`meta["folded"]`).
+    nets have them), group normalisation, subclasses that may compute something else, convolutions
+    with LoRA. Norms from and to maps that `feature_info` names stay too, so that it and
+    `pyramid_outputs` are the same before and after. The given model is not changed; its spec
+    describes the folded one too, except that these norms are gone: it says "folded" in its `meta`,
+    or where a model of stock layers states it, in its file.
 
     Args:
         model: a functional model, of reszoo or not. Fine-tune before folding: a folded model has
@@ -38,7 +45,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         raise SpecError(
             f"fold_batch_norm takes a functional Keras model, not {type(model).__name__}"
         )
-    pairs = _pairs(model)
+    statement = stated(model)
+    pairs = _pairs(model, {entry[0] for entry in statement.meta.get("maps", ())})
     if not pairs:
         return model
     norms = {norm.name for norm in pairs.values()}
@@ -60,13 +68,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         plain = keras.Model(_single(model.inputs), _single(model.outputs))
         folded = keras.models.clone_model(plain, clone_function=clone, call_function=call)
         arguments = {"inputs": _single(folded.inputs), "outputs": _single(folded.outputs)}
+        spec, meta = getattr(model, "spec", None), {**statement.meta, "folded": True}
         if isinstance(model, own.ResNet):
-            meta = {**model.meta, "folded": True}
-            result = own.ResNet(**arguments, name=model.name, spec=model.spec, meta=meta)
+            result = own.ResNet(**arguments, name=model.name, spec=spec, meta=meta)
         else:
             result = keras.Model(**arguments, name=model.name)
-            result.spec = getattr(model, "spec", None)
-            result.folded = True
+            state(result, spec, meta)
             adopt_policy(result)
     originals = {layer.name: layer for layer in model.layers}
     for layer in result.layers:
@@ -86,20 +93,24 @@ def _single(tensors: list[Any]) -> Any:
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def _pairs(model: keras.Model) -> Mapping[str, keras.layers.BatchNormalization]:
-    """Return convolution's name -> the norm that is its only reader."""
+def _pairs(
+    model: keras.Model, maps: Collection[str]
+) -> Mapping[str, keras.layers.BatchNormalization]:
+    """Return convolution's name -> the norm that is its only reader; neither is one of `maps`."""
     outputs = {id(tensor) for tensor in model.outputs}
-    names = {layer.name for layer in model.layers}
+    names = {layer.name for layer in model.layers} - set(maps)
     found = {}
     for layer in model.layers:
-        if not isinstance(layer, keras.layers.Conv2D) or len(layer._inbound_nodes) != 1:
+        # A subclass may call otherwise; LoRA adds to the kernel.
+        if type(layer) not in _CONVOLUTIONS or layer.lora_enabled or layer.name not in names:
             continue
         readers = [node.operation for node in layer._outbound_nodes]
         linear = layer.activation in (None, keras.activations.linear)
         if (
-            len(readers) == 1
+            len(layer._inbound_nodes) == 1
+            and len(readers) == 1
             and linear
-            and isinstance(readers[0], keras.layers.BatchNormalization)
+            and type(readers[0]) in _NORMS
             and len(readers[0]._inbound_nodes) == 1
             and readers[0].axis in (-1, 3, 1)
             and (readers[0].axis == 1) == (layer.data_format == "channels_first")

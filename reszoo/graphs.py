@@ -10,6 +10,7 @@ import keras
 
 from reszoo import layers as own
 from reszoo.errors import SpecError
+from reszoo.layers.convolution import unsafe_in_onednn
 from reszoo.layers.shortcuts import zero_channels
 from reszoo.plans import Layer, Plan
 
@@ -123,7 +124,11 @@ class KerasWriter:
         # Keras 3.15 adds the bias of channels_first maps along their width where that has as many
         # pixels as there are filters.
         biased = layer.bias and self._format == "channels_first"
-        if standardize is not None or (not self._portable and (layer.groups > 1 or biased)):
+        shape = (layer.kernel, layer.kernel, x.shape[self._axis] // layer.groups, layer.channels)
+        unsafe = unsafe_in_onednn(shape, (layer.stride, layer.stride))
+        if standardize is not None or (
+            not self._portable and (layer.groups > 1 or biased or unsafe)
+        ):
             return own.Conv2D(standardize=standardize, **arguments)(x)
         return keras.layers.Conv2D(**arguments)(x)
 

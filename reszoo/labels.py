@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, integer, shown, unknown
 
 #: The sets that `labels` knows, and their numbers of classes.
 LABEL_SETS = {"imagenet1k": 1000, "cifar10": 10, "cifar100": 100}
@@ -39,13 +39,37 @@ def _read_labels(name: str) -> tuple[tuple[str, str], ...]:
     return tuple((row["identifier"], row["name"]) for row in rows)
 
 
+def pairs(value: Any) -> list[tuple[str, str]]:
+    """Return (identifier, name) of each class.
+
+    Args:
+        value: the name of a set that `labels` knows, or one name or (identifier, name) a class.
+
+    Raises:
+        SpecError: the set is unknown, or something is no label.
+    """
+    if isinstance(value, str):
+        return labels(value)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | set | frozenset):
+        raise SpecError(f"labels takes one name a class or the name of a set, not {shown(value)}")
+    found = []
+    for item in value:
+        pair = (item, item) if isinstance(item, str) else item
+        texts = isinstance(pair, list | tuple) and all(isinstance(text, str) for text in pair)
+        if not texts or len(pair) != 2:
+            raise SpecError(f"a label is a name or (identifier, name), not {shown(item)}")
+        found.append((str(pair[0]), str(pair[1])))
+    return found
+
+
 def decode(
     predictions: Any, labels: str | Sequence[str] | Sequence[tuple[str, str]], top: int = 5
 ) -> list[list[tuple[str, str, float]]]:
     """Return the classes with the highest scores, as keras.applications' decode_predictions.
 
     Args:
-        predictions: array or tensor (N, classes): probabilities or logits.
+        predictions: array or tensor (N, classes): probabilities or logits, of any integers or
+            floats.
         labels: one name a class, or one (identifier, name), or the name of a set that `labels`
             knows.
         top: classes an image, at most all.
@@ -55,22 +79,23 @@ def decode(
         of the classes.
 
     Raises:
-        SpecError: the number of labels is not that of the classes, or top is not positive.
+        SpecError: the number of labels is not that of the classes, top is not positive, or the
+            scores are no numbers (NaN is none).
     """
     import numpy as np
 
-    classes = _read_labels(labels) if _is_set(labels) else _pairs(labels)
-    if hasattr(predictions, "detach"):  # torch's: on a device, or part of a gradient
-        predictions = predictions.detach().cpu()
-    scores = np.asarray(predictions)
+    classes = pairs(labels)
+    top = integer("top", top)
+    scores = _scores(predictions)
     if scores.ndim != 2:
         raise SpecError(f"predictions have the shape (N, classes), not {scores.shape}")
     if scores.shape[1] != len(classes):
         raise SpecError(
             f"{scores.shape[1]} classes are predicted, but there are {len(classes)} labels"
         )
-    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
-        raise SpecError(f"top takes a positive integer, not {top!r}")
+    undefined = np.isnan(scores).any(axis=1)
+    if undefined.any():
+        raise SpecError(f"predictions hold NaN, which has no rank: image {undefined.argmax()}")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [
         [(*classes[index], float(row[index])) for index in order]
@@ -78,15 +103,20 @@ def decode(
     ]
 
 
-def _is_set(labels: Any) -> bool:
-    if isinstance(labels, str) and labels not in LABEL_SETS:
-        raise SpecError(unknown("label set", labels, LABEL_SETS))
-    return isinstance(labels, str)
+def _scores(predictions: Any) -> Any:
+    """Return an array or tensor of real numbers as a float64 array."""
+    import numpy as np
 
-
-def _pairs(labels: Any) -> tuple[tuple[str, str], ...]:
-    pairs = tuple((item, item) if isinstance(item, str) else tuple(item) for item in labels)
-    for pair in pairs:
-        if len(pair) != 2:
-            raise SpecError(f"a label is a name or (identifier, name), not {pair!r}")
-    return pairs
+    if hasattr(predictions, "detach"):  # torch's: on a device, or part of a gradient
+        predictions = predictions.detach().cpu()
+        if predictions.is_floating_point():
+            predictions = predictions.double()  # numpy has no bfloat16
+    try:
+        scores = np.asarray(predictions)
+    except (TypeError, ValueError) as error:  # rows of several lengths
+        raise SpecError(f"no predictions (N, classes): {shown(error, str)}") from None
+    # Numpy counts TensorFlow's and JAX's bfloat16 among kinds that it does not know.
+    if scores.dtype.kind not in "uif" and scores.dtype.name != "bfloat16":
+        raise SpecError(f"predictions are integers or floats, not {scores.dtype}")
+    # Before they are negated: unsigned integers, and the smallest of the others, wrap.
+    return scores.astype(np.float64)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
+import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,20 @@ import keras
 
 from reszoo import layers as own
 from reszoo.catalog import VGG
-from reszoo.errors import SpecError, plain_int, unknown
+from reszoo.errors import (
+    SpecError,
+    choice,
+    integer,
+    nearby,
+    shown,
+    switch,
+    unknown,
+)
 from reszoo.graphs import KerasWriter
 from reszoo.layers import deep_graph
 from reszoo.layers.network import adopt_policy
 from reszoo.plans import Plan, plan
-from reszoo.specs import ResNetSpec
+from reszoo.specs import ResNetSpec, as_tuple, check_classes
 from reszoo.weights import own_files
 
 _ACTIVATIONS = (None, "softmax", "sigmoid", "linear")
@@ -72,17 +83,18 @@ def build(
             of the first kernel, n channels the kernel repeated, times 3/n.
         input_tensor: a Keras tensor (N, H, W, C), or (N, C, H, W), to build on, e.g. the output of
             preprocessing layers, which become part of the model; it has the shape, so that
-            `input_shape` is not needed. Layers' names are the same in every network, and one Keras
-            model holds a name once: for two networks on one input build both without it, with
-            different `name=`, and call them, `a(x)` and `b(x)`.
+            `input_shape` is not needed. It holds floats, or with `preprocessing="in_graph"` also
+            integers. Layers' names are the same in every network, and one Keras model holds a name
+            once: for two networks on one input build both without it, with different `name=`, and
+            call them, `a(x)` and `b(x)`.
         dtype: Keras dtype policy of every layer, e.g. "mixed_bfloat16", and of the model, so that
             `fit` scales the losses of "mixed_float16"; the classifier's activation is always
             float32. None: Keras' setting.
         name: the Keras model's name; None: the network's.
         features_only: return the maps of `out_indices` instead of a classifier.
-        out_indices: which maps (timm's count): 0 the stem before its pooling, 1… the stages;
-            negative from the end. None: all. With one index the model returns that map, else a
-            list.
+        out_indices: which maps (timm's count): 0 the stem before its pooling, 1… the stages (of VGG
+            0… the stages); negative from the end. None: all. With one index the model returns that
+            map, else a list.
         preprocessing: "none", or "in_graph": the model takes pixels of 0..255 and normalises them
             itself, so that exported models do too. Needs weights with known preprocessing.
         data_format: "channels_last" or "channels_first"; None: Keras' setting.
@@ -106,28 +118,31 @@ def build(
         WeightFileError: a file that is damaged, dangerous or of another network.
     """
     _check_names(overrides)
+    include_top = switch("include_top", include_top)
+    features_only = switch("features_only", features_only)
+    portable = switch("portable", portable)
+    verify = switch("verify", verify)
+    allow_noncommercial = switch("allow_noncommercial", allow_noncommercial)
+    if classes is not None:
+        classes = check_classes(classes)
     _check(include_top, classifier_activation, pooling, features_only, out_indices, preprocessing)
     _check_classifier(classes, classifier_activation, include_top, features_only)
-    for key, value in (
-        ("portable", portable),
-        ("verify", verify),
-        ("allow_noncommercial", allow_noncommercial),
-    ):
-        _check_switch(key, value)
-    seed = plain_int(seed)
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise SpecError(f"seed takes an integer of at least 0, not {seed!r}")
+    if seed is not None:
+        seed = integer("seed", seed, 0, math.inf)
     if name is not None and (not isinstance(name, str) or "/" in name):
-        raise SpecError(f"name takes text without a slash, not {name!r}")
+        raise SpecError(f"name takes text without a slash, not {shown(name)}")
     _check_dtype(dtype)
-    _check_input(input_tensor, input_shape)
+    if input_shape is not None:
+        input_shape = as_tuple("input_shape", input_shape)
+    _check_input(input_tensor, input_shape, preprocessing == "in_graph")
     form = _data_format(data_format)
     if classes is not None:
         overrides["classes"] = classes
     if input_tensor is not None:
         input_shape = tuple(input_tensor.shape[1:])
     if input_shape is not None:
-        overrides["input_shape"] = _channels_last_shape(input_shape, form)
+        first = form == "channels_first" and len(input_shape) == 3
+        overrides["input_shape"] = (*input_shape[1:], input_shape[0]) if first else input_shape
     source = None
     if weights is not None or _tag(network):
         from reszoo.weights.loading import resolve
@@ -154,7 +169,7 @@ def build(
 
     indices: list[int] = []
     if features_only:
-        indices = _indices(out_indices, len(description.endpoints))
+        indices = _indices(out_indices, description)
         wanted = [description.endpoints[i] for i in indices]
     elif include_top:
         wanted = [description.layers[-1].name]
@@ -162,7 +177,7 @@ def build(
         wanted = [description.features]
     needed = _ancestors(description, wanted)
     if source is not None:
-        source.check(description, needed)  # nothing is built that the file does not cover
+        source.check(description, needed, form)  # nothing is built that the file does not cover
     writer = KerasWriter(
         description,
         portable=portable,
@@ -198,6 +213,8 @@ def build(
         ],
         "data_format": form,
     }
+    if description.spec is None:
+        meta["network"] = network
     if features_only:
         meta["outputs"] = indices
     if source is not None:
@@ -239,7 +256,7 @@ def backbone(
     """
     if "features_only" in arguments:
         raise SpecError("features_only: backbone always returns feature maps; leave it out")
-    _check_switch("frozen_norm", frozen_norm)
+    frozen_norm = switch("frozen_norm", frozen_norm)
     _check_names(arguments, "frozen_norm")
     model = build(network, features_only=True, out_indices=out_indices, **arguments)
     if frozen_norm:
@@ -262,18 +279,27 @@ def load(path: str | Path) -> keras.Model:
         FileNotFoundError: nothing is there.
         ValueError: it is not a Keras model file.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no model file at {file}")
+    if not isinstance(path, str | os.PathLike):
+        raise SpecError(f"load takes a path, not {shown(path)}")
+    file = Path(os.path.expanduser(path))
+    if os.path.isdir(file):
+        raise ValueError(f"{file} is a directory, not a .keras file")
+    if not os.path.isfile(file):  # False of names that no file can have, too
+        raise FileNotFoundError(f"no model file at {shown(file, str)}{nearby(file)}")
     if file.suffix != ".keras":
         raise ValueError(f"{file} is not a .keras file; load(path) reads what model.save wrote")
+    damage = "as model.save writes them"
+    config = None
     try:
         with zipfile.ZipFile(file) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        config = None
+            if broken := archive.testzip():
+                damage = f"its {broken} is damaged"
+            elif {"metadata.json", "model.weights.h5"} <= set(archive.namelist()):
+                config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError, OSError) as error:
+        damage = shown(error, str)
     if not isinstance(config, dict):
-        raise ValueError(f"{file} is not a Keras model file, as model.save writes them")
+        raise ValueError(f"{file} is not a Keras model file: {damage}")
     # The number of layers stands inside the file; portable models have no class of ours to ask.
     with deep_graph(20_000):
         model = keras.saving.load_model(file, compile=False)
@@ -303,11 +329,6 @@ def _check_names(overrides: Iterable[str], *more: str) -> None:
             raise SpecError(unknown("argument or spec field", name, known))
 
 
-def _check_switch(key: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise SpecError(f"{key} takes True or False, not {value!r}")
-
-
 def _check_classifier(
     classes: int | None, activation: str | None, include_top: bool, features_only: bool
 ) -> None:
@@ -333,7 +354,7 @@ def _check_dtype(dtype: Any) -> None:
         raise SpecError(unknown("dtype", dtype, _DTYPES))
 
 
-def _check_input(tensor: Any, shape: Sequence[int | None] | None) -> None:
+def _check_input(tensor: Any, shape: tuple[int | None, ...] | None, pixels: bool) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, keras.KerasTensor):
@@ -342,11 +363,16 @@ def _check_input(tensor: Any, shape: Sequence[int | None] | None) -> None:
         )
     if len(tensor.shape) != 4:
         raise SpecError(f"input_tensor takes images of rank 4, not of the shape {tensor.shape}")
-    if shape is not None and not isinstance(shape, Sequence):
-        raise SpecError(f"input_shape takes a sequence of integers, not {shape!r}")
-    if shape is not None and tuple(shape) != tuple(tensor.shape[1:]):
+    # In the graph the normalisation casts; Keras' layers cast floats only.
+    known = keras.backend.is_float_dtype(tensor.dtype)
+    if not known and not (pixels and keras.backend.is_int_dtype(tensor.dtype)):
         raise SpecError(
-            f"input_shape {tuple(shape)} is not that of input_tensor, {tensor.shape[1:]}: drop one"
+            f"input_tensor takes floats, not {tensor.dtype}: give it through "
+            'keras.layers.Rescaling(1.0), or weights= with preprocessing="in_graph"'
+        )
+    if shape is not None and shape != tuple(tensor.shape[1:]):
+        raise SpecError(
+            f"input_shape {shown(shape)} is not that of input_tensor, {tensor.shape[1:]}: drop one"
         )
 
 
@@ -358,14 +384,9 @@ def _check(
     out_indices: object,
     preprocessing: object,
 ) -> None:
-    for key, value in (("include_top", include_top), ("features_only", features_only)):
-        _check_switch(key, value)
-    if preprocessing not in _PREPROCESSING:
-        raise SpecError(unknown("preprocessing", preprocessing, _PREPROCESSING))
-    if activation not in _ACTIVATIONS:
-        raise SpecError(unknown("classifier_activation", activation, map(str, _ACTIVATIONS)))
-    if pooling not in _POOLING:
-        raise SpecError(unknown("pooling", pooling, map(str, _POOLING)))
+    choice("preprocessing", preprocessing, _PREPROCESSING)
+    choice("classifier_activation", activation, _ACTIVATIONS)
+    choice("pooling", pooling, _POOLING)
     if out_indices is not None and not features_only:
         raise SpecError("out_indices chooses feature maps: give features_only=True with it")
     if pooling and include_top and not features_only:
@@ -380,36 +401,27 @@ def _tag(network: object) -> bool:
 
 
 def _data_format(wanted: str | None) -> str:
-    form = keras.config.image_data_format() if wanted is None else wanted
-    if form not in _FORMATS:
-        raise SpecError(unknown("data_format", form, _FORMATS))
+    form = choice(
+        "data_format", keras.config.image_data_format() if wanted is None else wanted, _FORMATS
+    )
     if form == "channels_first" and not own.channels_first_works():
         raise SpecError(
             "data_format channels_first: TensorFlow convolves such maps on CPU only with oneDNN; "
             "set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported, or use channels_last"
         )
-    return form
+    return str(form)
 
 
-def _channels_last_shape(shape: Any, form: str) -> Any:
-    """Return (height, width, channels) of a shape in Keras' order for `form`."""
-    if form == "channels_first" and isinstance(shape, Sequence) and len(shape) == 3:
-        return (*shape[1:], shape[0])
-    return shape
-
-
-def _indices(wanted: Sequence[int] | None, count: int) -> list[int]:
+def _indices(wanted: Sequence[int] | None, description: Plan) -> list[int]:
+    count = len(description.endpoints)
     if wanted is None:
         return list(range(count))
-    if isinstance(wanted, int) or not hasattr(wanted, "__iter__"):
-        raise SpecError(f"out_indices takes a sequence of integers, not {wanted!r}")
     indices: list[int] = []
-    for index in wanted:
-        index = plain_int(index)
+    for index in as_tuple("out_indices", wanted):
         if not isinstance(index, int) or isinstance(index, bool) or not -count <= index < count:
+            maps = f"0 the stem, 1 to {count - 1} the stages" if description.spec else "the stages"
             raise SpecError(
-                f"out_indices: {index!r} is not between {-count} and {count - 1} "
-                f"(0 the stem, 1 to {count - 1} the stages)"
+                f"out_indices: {shown(index)} is not between {-count} and {count - 1} ({maps})"
             )
         if index % count in indices:
             raise SpecError(f"out_indices names map {index % count} twice")

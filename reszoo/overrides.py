@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reszoo.errors import SpecError, plain_int, unknown
-from reszoo.specs import BLOCK_LAYERS, ResNetSpec, as_tuple, defaults, is_int
+from reszoo.errors import SpecError, choice, integer, unknown
+from reszoo.specs import BLOCK_LAYERS, ResNetSpec, as_tuple, defaults
 
 #: Table 1 of the paper: block -> depth -> blocks a stage (conv2_x … conv5_x).
 IMAGENET_DEPTHS = {
@@ -65,12 +65,8 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 def _stage_depths(values: Mapping[str, Any], depth: object, clash: bool) -> tuple[int, ...]:
     if clash:
         raise SpecError("give depth or depths, not both")
-    depth = plain_int(depth)
-    if values["block"] not in BLOCK_LAYERS:
-        raise SpecError(unknown("block", values["block"], BLOCK_LAYERS))
-    if not is_int(depth):
-        raise SpecError(f"depth takes an integer, not {depth!r}")
-    assert isinstance(depth, int)
+    choice("block", values["block"], BLOCK_LAYERS)
+    depth = integer("depth", depth)
     if values["stem"] != "cifar":
         table = IMAGENET_DEPTHS[values["block"]]
         if depth not in table:
@@ -97,9 +93,7 @@ def _stage_widths(
     """Return the widths of stem and stages that `width` stands for; a `stem` given stays."""
     if clash:
         raise SpecError("give width or widths, not both")
-    width = plain_int(width)
-    if not isinstance(width, int) or not is_int(width) or width < 1:
-        raise SpecError(f"width takes a positive integer, not {width!r}")
+    width = integer("width", width)
     old = values["widths"]
     scaled = []
     for channels in (old[0] if stem is not None else values.get("stem_width") or old[0], *old):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reszoo.errors import SpecError, unknown
+from reszoo.errors import SpecError, choice, integer, number, shown, switch, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +22,12 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center",)
 #: The longest side, in pixels, to which preprocessing resizes an image's shorter one.
 MAX_SIDE = 8192
+#: The longest side, in pixels, to which it resizes an image's longer one before the crop.
+MAX_LONGER_SIDE = 65536
+# Pillow's modes of 8 bits or less a channel. It makes white of most pixels of the others.
+_PIL_MODES = (
+    "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,43 +65,40 @@ class Preprocessing:
     test_crop_fraction: float | None = None
     crop_mode: str = "center"
 
+    def __new__(cls, **values: Any) -> Preprocessing:
+        """Refuse unknown fields with the nearest name, as the generated constructor does not."""
+        _check_fields(cls, values)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise SpecError(f"{name} takes one number a channel, not {value!r}")
-            object.__setattr__(self, name, tuple(_number(name, item) for item in value))
-        object.__setattr__(self, "scale", _number("scale", self.scale))
+            unordered = (str, bytes, Mapping, set, frozenset)
+            if isinstance(value, unordered) or not isinstance(value, Iterable):
+                raise SpecError(f"{name} takes one number a channel, not {shown(value)}")
+            object.__setattr__(self, name, tuple(number(name, item) for item in value))
+        object.__setattr__(self, "scale", number("scale", self.scale))
         if not self.mean or len(self.mean) != len(self.std):
-            raise SpecError(f"mean {self.mean} and std {self.std} need one entry a channel")
+            raise SpecError(
+                f"mean {shown(self.mean)} and std {shown(self.std)} need one entry a channel"
+            )
         if self.scale <= 0 or min(self.std) <= 0:
-            raise SpecError(f"scale {self.scale} and std {self.std} must be positive")
-        choices = {
-            "channel_order": CHANNEL_ORDERS,
-            "interpolation": INTERPOLATIONS,
-            "crop_mode": CROP_MODES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise SpecError(unknown(name, getattr(self, name), allowed))
+            raise SpecError(f"scale {self.scale} and std {shown(self.std)} must be positive")
+        choice("channel_order", self.channel_order, CHANNEL_ORDERS)
+        choice("interpolation", self.interpolation, INTERPOLATIONS)
+        choice("crop_mode", self.crop_mode, CROP_MODES)
         for name in ("input_size", "test_input_size"):
             size = getattr(self, name)
             if name == "input_size" or size is not None:
-                object.__setattr__(self, name, _pixels(name, size))
+                object.__setattr__(self, name, integer(name, size))
         for name in ("crop_fraction", "test_crop_fraction"):
             fraction = getattr(self, name)
-            if name == "test_crop_fraction" and fraction is None:
-                continue
-            object.__setattr__(self, name, _number(name, fraction))
-            if not 0 < fraction <= 1:
-                raise SpecError(f"{name} takes a number in (0, 1], not {fraction!r}")
+            if name == "crop_fraction" or fraction is not None:
+                checked = number(name, fraction, "a number in (0, 1]", lambda v: 0 < v <= 1)
+                object.__setattr__(self, name, checked)
         # A file of weights may hold any of them, and the next image would be made as large.
-        for size, fraction in ((self.input_size, self.crop_fraction), self.evaluation):
-            if size > MAX_SIDE * fraction:
-                raise SpecError(
-                    f"images are resized to size / crop fraction, at most {MAX_SIDE} pixels, "
-                    f"not {size} / {fraction:g}"
-                )
+        _check_side(self.input_size, self.crop_fraction)
+        _check_side(*self.evaluation)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; `from_dict` takes them back."""
@@ -112,10 +114,9 @@ class Preprocessing:
         Raises:
             SpecError: a field is unknown or its value impossible.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SpecError(unknown("preprocessing field", name, known))
+        if not isinstance(values, Mapping):
+            raise SpecError(f"a preprocessing is made of a dict, not of {shown(values)}")
+        _check_fields(cls, values)  # a name may be no text
         return cls(**values)
 
     @property
@@ -171,15 +172,52 @@ class Preprocessing:
 
         Args:
             images: numpy array or tensor of Keras' backend, (N, H, W, C) or (H, W, C), RGB,
-                integers or floats in 0..255. Float arrays that look like 0..1 are warned about.
+                integers or floats in 0..255; or a list of PIL images or arrays of one size. Float
+                arrays that look like 0..1, or leave 0..255, are warned about; the values of
+                tensors are not looked at.
 
         Returns:
             Array (of an array) or tensor (of a tensor) of the same shape, float32.
 
         Raises:
-            SpecError: the shape or type is not that of images.
+            SpecError: the shape or type is not that of images; integers outside 0..255; a PIL
+                image of more than 8 bits a channel.
         """
-        images = self._checked(images)
+        return self._normalized(self._prepared(images, resize=False))
+
+    def pixels(self, images: Any, resize: bool | None = False) -> Any:
+        """Return images in float32, checked as by `normalize` and not normalised.
+
+        For networks that normalise in their graph.
+
+        Args:
+            images: as in `normalize` or `resize`.
+            resize: as in a call.
+
+        Raises:
+            SpecError: as `normalize` and `resize`.
+        """
+        images = self._prepared(images, resize)
+        if hasattr(images, "__array_interface__"):
+            return images.astype("float32")
+        import keras
+
+        return keras.ops.cast(images, "float32")
+
+    def __call__(self, images: Any, resize: bool | None = None) -> Any:
+        """Return network input, float32.
+
+        Args:
+            images: as in `normalize` or `resize`.
+            resize: whether to resize and crop first; default: lists and PIL images yes, arrays and
+                tensors no.
+
+        Raises:
+            SpecError: as `normalize` and `resize`, and for another `resize`.
+        """
+        return self._normalized(self._prepared(images, resize))
+
+    def _normalized(self, images: Any) -> Any:
         if not hasattr(images, "__array_interface__"):
             from reszoo.layers.preprocessing import normalized
 
@@ -194,49 +232,75 @@ class Preprocessing:
         out += np.asarray(offset, np.float32)
         return out
 
-    def pixels(self, images: Any) -> Any:
-        """Return images in float32, checked as by `normalize` and not normalised.
-
-        For networks that normalise in their graph.
-
-        Args:
-            images: as in `normalize`.
-
-        Raises:
-            SpecError: the shape or type is not that of images.
-        """
-        images = self._checked(images)
-        if hasattr(images, "__array_interface__"):
-            return images.astype("float32")
-        import keras
-
-        return keras.ops.cast(images, "float32")
-
-    def _checked(self, images: Any) -> Any:
-        """Return images as an array or a tensor."""
-        if not (hasattr(images, "__array_interface__") or isinstance(images, (list, tuple))):
+    def _prepared(self, images: Any, resize: bool | None) -> Any:
+        """Return images as an array or a tensor of pixels, checked, and resized where wanted."""
+        listed = isinstance(images, (list, tuple)) or _is_pil(images)
+        if listed if resize is None else switch("resize", resize):
+            return self.resize(images)
+        if not listed and not hasattr(images, "__array_interface__"):
             if not hasattr(images, "shape"):
                 raise SpecError(f"images are an array or a tensor, not {type(images).__name__}")
             self._check_shape(tuple(images.shape))
             return images
+        if not listed:
+            return self._batch(images)
         import numpy as np
 
-        if isinstance(images, (list, tuple)):
-            shapes = {np.shape(image) for image in images}
-            if len(shapes) != 1:
-                raise SpecError(f"images of {len(shapes)} shapes make no batch; resize=True does")
-        images = np.asarray(images)
-        _check_pixels(images.dtype)
-        self._check_shape(images.shape)
-        if images.dtype.kind == "f" and images.size:
-            low, high = float(images.min()), float(images.max())
-            if low < 0 or 0 < high <= 1:
-                warnings.warn(
-                    f"images hold {low:.3g} to {high:.3g}, but pixels of 0..255 are expected; "
-                    "are they normalised already?",
-                    stacklevel=3,
+        arrays = [self._pixels(image) for image in self._singles(images)]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) != 1:
+            raise SpecError(f"images of {len(shapes)} shapes make no batch; resize=True does")
+        return arrays[0] if _is_pil(images) else np.stack(arrays)
+
+    def _batch(self, images: Any) -> np.ndarray:
+        """Return an array of images (N, H, W, C), or of one (H, W, C), checked."""
+        array = _array(images)
+        self._check_shape(array.shape)
+        _check_range([array])
+        return array
+
+    def _singles(self, images: Any) -> list[Any]:
+        """Return single images, checked: PIL images, and arrays (H, W, C)."""
+        if _is_pil(images):
+            images = [images]
+        if not isinstance(images, (list, tuple)):
+            if not hasattr(images, "__array_interface__"):
+                name = type(images).__name__
+                raise SpecError(f"resize takes PIL images and numpy arrays, not {name}")
+            array = self._batch(images)
+            return [array] if array.ndim == 3 else list(array)
+        singles = [image if _is_pil(image) else _array(image) for image in images]
+        arrays = [image for image in singles if not _is_pil(image)]
+        _check_range(arrays)
+        channels = len(self.mean)
+        for array in arrays:
+            if array.ndim != 3 or array.shape[-1] != channels:
+                raise SpecError(
+                    f"an image in a list has the shape (H, W, {channels}) here, not {array.shape}"
                 )
-        return images
+        return singles
+
+    def _pixels(self, image: Any) -> np.ndarray:
+        """Return one image as an array (H, W, C)."""
+        if not _is_pil(image):
+            return image
+        import numpy as np
+
+        modes = {1: "L", 3: "RGB"}
+        if len(self.mean) not in modes:
+            raise SpecError(f"a PIL image has 1 or 3 channels, not {len(self.mean)}")
+        mode = modes[len(self.mean)]
+        known = image.mode in _PIL_MODES
+        try:
+            array = np.asarray(image.convert(mode)) if known else None
+        except ValueError:  # a mode that this Pillow does not convert
+            array = None
+        if array is None:
+            raise SpecError(
+                f"PIL images of mode {image.mode!r} are none of 8 bits a channel that become "
+                f'"{mode}": scale them to 0..255 and convert them first'
+            )
+        return array if array.ndim == 3 else array[..., None]
 
     def _check_shape(self, shape: tuple[int | None, ...]) -> None:
         if len(shape) not in (3, 4) or shape[-1] != len(self.mean):
@@ -253,21 +317,24 @@ class Preprocessing:
 
         Args:
             images: list of PIL images or of arrays (H, W, C), RGB, each of any size; or one array
-                (N, H, W, C); or one image. Arrays of uint8 give what PIL images give; other types
-                are resized in float32 without rounding.
+                (N, H, W, C); or one image. PIL images of at most 8 bits a channel become RGB, or
+                gray for one channel. Arrays of uint8 give what PIL images give; other types are
+                resized in float32 without rounding, and checked first as by `normalize`.
             size: height and width of the result in pixels; default: those of `evaluation`.
 
         Returns:
             Array (N, size, size, C), uint8 or float32, 0..255.
 
         Raises:
-            SpecError: something is not an image, or size is not a positive integer.
+            SpecError: something is not an image, or not of pixels in 0..255; size is not a
+                positive integer, or size / crop fraction more than 8,192; an image is so thin that
+                its longer side would become more than 65,536 pixels.
         """
         import numpy as np
 
         size, fraction = self._crop(size)
         short = math.floor(size / fraction)
-        cut = [self._resized(image, short, size) for image in _as_list(images)]
+        cut = [self._resized(image, short, size) for image in self._singles(images)]
         if not cut:
             raise SpecError("no images to resize")
         return np.stack(cut)
@@ -276,64 +343,42 @@ class Preprocessing:
         """Return (size, crop fraction) for a wanted size."""
         if size is None:
             return self.evaluation
-        size = _pixels("size", size)
+        size = integer("size", size)
         at_training_size = size == self.input_size != self.test_input_size
-        return size, self.crop_fraction if at_training_size else self.evaluation[1]
+        fraction = self.crop_fraction if at_training_size else self.evaluation[1]
+        _check_side(size, fraction)
+        return size, fraction
 
     def _resized(self, image: Any, short: int, size: int) -> np.ndarray:
         import numpy as np
         from PIL import Image
 
-        method = Image.Resampling[self.interpolation.upper()]
-        if isinstance(image, Image.Image):
-            modes = {1: "L", 3: "RGB"}
-            if len(self.mean) not in modes:
-                raise SpecError(f"a PIL image has 1 or 3 channels, not {len(self.mean)}")
-            planes = [image.convert(modes[len(self.mean)])]
-        else:
-            array = np.asarray(image)
-            _check_pixels(array.dtype)
-            self._check_shape((1, *array.shape))
-            if array.dtype == np.uint8 and array.shape[-1] == 3:
-                planes = [Image.fromarray(np.ascontiguousarray(array))]
-            else:
-                # Pillow has no images of floats or of many channels: one plane a channel.
-                kind = array.dtype if array.dtype == np.uint8 else np.dtype(np.float32)
-                channels = np.ascontiguousarray(np.moveaxis(array, -1, 0), kind)
-                planes = [Image.fromarray(channel) for channel in channels]
-        width, height = planes[0].size
+        array = self._pixels(image)
+        height, width = array.shape[:2]
+        if not height or not width:
+            raise SpecError(f"an image of {height}x{width} pixels cannot be resized")
         if width <= height:
-            width, height = short, int(short * height / width)
+            wide, high = short, int(short * height / width)
         else:
-            width, height = int(short * width / height), short
-        left, top = round((width - size) / 2), round((height - size) / 2)
+            wide, high = int(short * width / height), short
+        if max(wide, high) > MAX_LONGER_SIDE:
+            raise SpecError(
+                f"an image of {height}x{width} pixels would be resized to {high}x{wide} before the "
+                f"crop, at most {MAX_LONGER_SIDE} pixels a side: cut it first"
+            )
+        if array.dtype == np.uint8 and array.shape[-1] == 3:
+            planes = [Image.fromarray(np.ascontiguousarray(array))]
+        else:
+            # Pillow has no images of floats or of many channels: one plane a channel.
+            kind = array.dtype if array.dtype == np.uint8 else np.dtype(np.float32)
+            channels = np.ascontiguousarray(np.moveaxis(array, -1, 0), kind)
+            planes = [Image.fromarray(channel) for channel in channels]
+        method = Image.Resampling[self.interpolation.upper()]
+        left, top = round((wide - size) / 2), round((high - size) / 2)
         box = (left, top, left + size, top + size)
-        cut = [np.asarray(p.resize((width, height), method).crop(box)) for p in planes]
+        cut = [np.asarray(p.resize((wide, high), method).crop(box)) for p in planes]
         # Bicubic filters overshoot; Pillow clips bytes but not floats.
         return np.clip(np.dstack(cut), 0, 255)
-
-    def __call__(self, images: Any, resize: bool | None = None) -> Any:
-        """Return network input, float32.
-
-        Args:
-            images: as in `normalize` or `resize`.
-            resize: whether to resize and crop first; default: lists and PIL images yes, arrays and
-                tensors no.
-        """
-        if resize is None:
-            resize = isinstance(images, (list, tuple)) or _is_pil(images)
-        return self.normalize(self.resize(images) if resize else images)
-
-
-def _as_list(images: Any) -> list[Any]:
-    """Return the single images of a list, of a batch, or of one image."""
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if _is_pil(images):
-        return [images]
-    if not hasattr(images, "__array_interface__"):
-        raise SpecError(f"resize takes PIL images and numpy arrays, not {type(images).__name__}")
-    return [images] if images.ndim == 3 else list(images)
 
 
 def _is_pil(value: Any) -> bool:
@@ -341,23 +386,55 @@ def _is_pil(value: Any) -> bool:
     return any(cls.__module__ == "PIL.Image" for cls in type(value).__mro__)
 
 
-def _check_pixels(dtype: Any) -> None:
-    if dtype.kind not in "uif":
-        raise SpecError(f"images are integers or floats in 0..255, not {dtype}")
+def _array(images: Any) -> np.ndarray:
+    import numpy as np
 
-
-def _pixels(name: str, size: Any) -> int:
-    if isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1:
-        raise SpecError(f"{name} takes a positive number of pixels, not {size!r}")
-    return operator.index(size)
-
-
-def _number(name: str, value: Any) -> float:
     try:
-        known = not isinstance(value, bool) and isinstance(value, (int, float))
-        known = known and math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
-        known = False
-    if not known:
-        raise SpecError(f"{name} takes finite numbers, not {value!r}")
-    return float(value)
+        array = np.asarray(images)
+    except (TypeError, ValueError) as error:  # ragged lists, tensors on other devices
+        raise SpecError(f"no array of pixels: {shown(error, str)}") from None
+    if array.dtype.kind not in "uif":
+        raise SpecError(f"images are integers or floats in 0..255, not {array.dtype}")
+    return array
+
+
+def _check_range(arrays: Iterable[np.ndarray]) -> None:
+    """Refuse integers outside 0..255; warn where floats look like something else, all together."""
+    ends: list[float] = []
+    for array in arrays:
+        if array.dtype == "uint8" or not array.size:
+            continue
+        low, high = array.min(), array.max()
+        if array.dtype.kind == "f":
+            ends += float(low), float(high)
+        elif low < 0 or high > 255:
+            how = "images / 257" if array.dtype == "uint16" else "scale them first"
+            raise SpecError(
+                f"images of {array.dtype} hold {low} to {high}, but pixels of 0..255 are expected: "
+                f"{how}"
+            )
+    if not ends:
+        return
+    low, high = min(ends), max(ends)
+    if not 0 <= low <= high <= 255 or 0 < high <= 1:  # NaN is not between any two
+        meant = "of more than 8 bits" if high > 255 else "normalised already"
+        warnings.warn(
+            f"images hold {low:.3g} to {high:.3g}, but pixels of 0..255 are expected; "
+            f"are they {meant}?",
+            stacklevel=5,
+        )
+
+
+def _check_side(size: int, fraction: float) -> None:
+    if size > MAX_SIDE * fraction:
+        raise SpecError(
+            f"images are resized to size / crop fraction, at most {MAX_SIDE} pixels, "
+            f"not {shown(size)} / {fraction:g}"
+        )
+
+
+def _check_fields(cls: type, values: Iterable[Any]) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise SpecError(unknown("preprocessing field", name, known))

@@ -359,8 +359,9 @@ class _Writer:
         for a, b in zip(draft.layers[y].size, draft.layers[identity].size, strict=True):
             if a is not None and b is not None and a != b:
                 raise SpecError(
-                    f"{tag}: the branch has {a} pixels and the shortcut {b}; antialias "
-                    f'"{spec.antialias}" needs maps of even size: choose another input_shape'
+                    f"{tag}: the branch has {a} pixels and the shortcut {b}: the 2x2 averages of "
+                    'antialias "average" round odd sizes down, shortcuts round them up; choose '
+                    "another input_shape"
                 )
         return draft.add(f"{tag}_add", "add", y, identity)
 

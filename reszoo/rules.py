@@ -121,6 +121,12 @@ def _zero_gamma(spec: ResNetSpec) -> str:
     return "zero_gamma with attention_relu" if spec.zero_gamma and spec.attention_relu else ""
 
 
+def _even_kernel(spec: ResNetSpec) -> str:
+    if spec.shortcut in ("B", "C") and spec.shortcut_kernel % 2 == 0:
+        return f'shortcut_kernel {spec.shortcut_kernel} with shortcut "{spec.shortcut}"'
+    return ""
+
+
 def _averaged_kernel(spec: ResNetSpec) -> str:
     if spec.shortcut_downsample == "average" and spec.shortcut_kernel != 1:
         return f'shortcut_kernel {spec.shortcut_kernel} with shortcut_downsample "average"'
@@ -230,6 +236,12 @@ RULES: tuple[Rule, ...] = (
         "branches end in a norm in the orders post and relu_only_pre, and a ReLU of zeros passes "
         "no gradient",
         _zero_gamma,
+    ),
+    Rule(
+        ("shortcut", "shortcut_kernel"),
+        "projections with an even shortcut_kernel",
+        "padded by kernel // 2, only odd kernels halve every map to the size that the branch has",
+        _even_kernel,
     ),
     Rule(
         ("shortcut_downsample", "shortcut_kernel"),

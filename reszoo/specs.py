@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
-from reszoo.errors import SpecError, plain_int, unknown
+from reszoo.errors import (
+    LARGEST,
+    SpecError,
+    choice,
+    integer,
+    number,
+    plain,
+    shown,
+    switch,
+    unknown,
+)
 
 #: Allowed values of the fields that are choices; the first is the default where one exists.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -33,7 +44,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 _POSITIVE_INTS = ("stem_width", "expansion", "groups", "width_per_group", "first_reduction",
-                  "shortcut_kernel", "se_divisor", "norm_groups")  # fmt: skip
+                  "shortcut_kernel", "se_divisor", "norm_groups", "output_stride")  # fmt: skip
+# The plan of a hundred thousand would take minutes.
+_MOST_BLOCKS = 10_000
 #: name -> (what is allowed, test)
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "norm_epsilon": ("a positive number", lambda v: v > 0),
@@ -192,49 +205,37 @@ class ResNetSpec:
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
 
     def __post_init__(self) -> None:
+        put = functools.partial(object.__setattr__, self)
         for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value is None and name in ("shortcut", "stem_pool"):
-                continue
-            if value not in allowed:
-                raise SpecError(unknown(name, value, allowed))
-        for name in ("depths", "widths", "input_shape"):
-            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
-        for name in (*_POSITIVE_INTS, "classes", "output_stride"):
-            object.__setattr__(self, name, plain_int(getattr(self, name)))
+            if name not in ("shortcut", "stem_pool") or getattr(self, name) is not None:
+                choice(name, getattr(self, name), allowed)
+        for name in ("depths", "widths"):
+            values = as_tuple(name, getattr(self, name))
+            most = _MOST_BLOCKS if name == "depths" else LARGEST
+            numbers = [integer(f"{name}[{i}]", v, most=most) for i, v in enumerate(values)]
+            put(name, tuple(numbers))
+        if not self.depths or len(self.depths) != len(self.widths):
+            raise SpecError(
+                f"depths {shown(self.depths)} and widths {shown(self.widths)} need one entry a "
+                "stage, and at least one stage"
+            )
         for name, default in defaults(self.block, self.stem, self.widths).items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
+                put(name, default)
+        for name in _POSITIVE_INTS:
+            if name != "output_stride" or self.output_stride is not None:
+                put(name, integer(name, getattr(self, name)))
+        put("input_shape", check_input_shape(self.input_shape))
+        put("classes", check_classes(self.classes))
+        for name, (allowed_numbers, test) in _NUMBERS.items():
+            put(name, number(name, getattr(self, name), allowed_numbers, test))
+        for name in _SWITCHES:
+            put(name, switch(name, getattr(self, name)))
         if not isinstance(self.name, str):
-            raise SpecError(f"name takes text, not {self.name!r}")
-        self._check_values()
+            raise SpecError(f"name takes text, not {shown(self.name)}")
         from reszoo import rules  # it describes specs: the import runs both ways
 
         rules.check(self)
-
-    def _check_values(self) -> None:
-        if not self.depths or len(self.depths) != len(self.widths):
-            raise SpecError(
-                f"depths {self.depths} and widths {self.widths} need one entry a stage, "
-                "and at least one stage"
-            )
-        positive: dict[str, tuple[Any, ...]] = {"depths": self.depths, "widths": self.widths}
-        positive |= {name: (getattr(self, name),) for name in _POSITIVE_INTS}
-        if self.output_stride is not None:
-            positive["output_stride"] = (self.output_stride,)
-        for name, values in positive.items():
-            if any(not is_int(v) or v < 1 for v in values):
-                raise SpecError(f"{name} takes positive integers, not {getattr(self, name)!r}")
-        check_input_shape(self.input_shape)
-        check_classes(self.classes)
-        for name, (allowed, test) in _NUMBERS.items():
-            value = getattr(self, name)
-            if not _is_number(value) or not test(value):
-                raise SpecError(f"{name} takes {allowed}, not {value!r}")
-            object.__setattr__(self, name, float(value))
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise SpecError(f"{name} takes True or False, not {getattr(self, name)!r}")
 
     @property
     def block_channels(self) -> tuple[int, ...]:
@@ -278,7 +279,7 @@ class ResNetSpec:
             SpecError: a field is unknown, missing or impossible.
         """
         if not isinstance(values, Mapping):
-            raise SpecError(f"a spec is made of a dict of its fields, not of {values!r}")
+            raise SpecError(f"a spec is made of a dict of its fields, not of {shown(values)}")
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -295,7 +296,7 @@ class ResNetSpec:
             SpecError: the other is no spec.
         """
         if not isinstance(other, ResNetSpec):
-            raise SpecError(f"diff compares with another ResNetSpec, not with {other!r}")
+            raise SpecError(f"diff compares with another ResNetSpec, not with {shown(other)}")
         return {
             f.name: (mine, theirs)
             for f in dataclasses.fields(self)
@@ -337,10 +338,7 @@ def check_classes(classes: Any) -> int:
     Raises:
         SpecError: it is not one.
     """
-    classes = plain_int(classes)
-    if not is_int(classes) or classes < 0:
-        raise SpecError(f"classes takes an integer of at least 0, not {classes!r}")
-    return classes
+    return integer("classes", classes, 0)
 
 
 def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
@@ -351,31 +349,23 @@ def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
     """
     values = as_tuple("input_shape", shape)
     known = [n for n in values if n is not None]
-    if len(values) != 3 or values[2] is None or not all(is_int(n) and n > 0 for n in known):
+    sizes = all(isinstance(n, int) and not isinstance(n, bool) for n in known)
+    if (
+        len(values) != 3
+        or values[2] is None
+        or not sizes
+        or not 0 < min(known) <= max(known) <= LARGEST
+    ):
         raise SpecError(
-            "input_shape is (height, width, channels) in positive integers; height and width may "
-            f"be None; not {shape!r}"
+            f"input_shape is (height, width, channels) in integers from 1 to {LARGEST}; height and "
+            f"width may be None; not {shown(shape)}"
         )
     return values  # type: ignore[return-value]
 
 
 def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     """Return a field that holds one value a stage or side; SpecError unless it is a sequence."""
-    unordered = (str, bytes, Mapping, set, frozenset)
-    if isinstance(value, unordered) or not hasattr(value, "__iter__"):
-        raise SpecError(f"{name} takes a sequence of integers, not {value!r}")
-    return tuple(plain_int(item) for item in value)
-
-
-def is_int(value: object) -> bool:
-    """Return whether a value is an integer, and not True or False."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return isfinite(value)
-    except OverflowError:  # an integer that no float holds
-        return False
+    if not isinstance(value, str | bytes | Mapping | set | frozenset):
+        with contextlib.suppress(TypeError):
+            return tuple(plain(item) for item in value)
+    raise SpecError(f"{name} takes a sequence of integers, not {shown(value)}")

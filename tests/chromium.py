@@ -15,9 +15,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+
+def _runs(program: str) -> bool:
+    """Whether it is a browser: some systems have a stub that only says how to install one."""
+    try:
+        asked = subprocess.run([program, "--version"], capture_output=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
+
+
+_FOUND = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+PROGRAM = next(filter(_runs, _FOUND), None)
 #: The protocol speaks over descriptors 3 and 4, which only the new process itself can set safely.
 _LAUNCH = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
@@ -28,7 +37,7 @@ _LAUNCH = (
 class Page:
     """One page. Use as a context manager; a call that takes longer than `patience` s fails."""
 
-    def __init__(self, profile: Path, patience: float = 30) -> None:
+    def __init__(self, profile: Path, patience: float = 120) -> None:
         assert PROGRAM is not None
         self.patience, self._number, self._rest = patience, 0, b""
         self.events: list[Any] = []
@@ -37,19 +46,24 @@ class Page:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, str(hears), str(speaks), PROGRAM, "--headless",
              "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-             "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+             "--hide-scrollbars", "--allow-pre-commit-input", "--remote-debugging-pipe",
+             f"--user-data-dir={profile}"],
             pass_fds=(hears, speaks), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         os.close(hears)
         os.close(speaks)
         self._session: str | None = None
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Network", "Log", "Runtime"):
-            self._call(f"{domain}.enable")
-        self._call("Page.setLifecycleEventsEnabled", enabled=True)
+        try:
+            target = self._call("Target.createTarget", url="about:blank")["targetId"]
+            attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
+            self._session = attached["sessionId"]
+            for domain in ("Page", "Network", "Log", "Runtime"):
+                self._call(f"{domain}.enable")
+            self._call("Page.setLifecycleEventsEnabled", enabled=True)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Page:
         return self

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# What the user has set or downloaded does not count.
+os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
+atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
 # The same examples in every run, however slow the machine; to look for others:
 # pytest --hypothesis-profile default
@@ -75,9 +82,15 @@ def tiny_run(tiny_grid: Path, images: Path, tmp_path_factory: pytest.TempPathFac
     from ablations import run_grid
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    run = run_grid(str(tiny_grid), data_dir=images, seeds=2, epochs=8, out=out)
+    run = run_grid(str(tiny_grid), data_dir=images, seeds=2, epochs=8, threads=1, out=out)
     assert [cell.problem for cell in run.cells if cell.state != "done"] == []
     return out
+
+
+@pytest.fixture
+def copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished tiny run that a test may change."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "tiny"))
 
 
 @pytest.fixture

@@ -65,13 +65,16 @@ def made_up(
     platform = {"kind": "cpu", "device": "some CPU", "threads": 1, "strategy": "none",
                 "replicas": 1, "xla": False}  # fmt: skip
     data = {"name": "fashion", "title": "Some images", "digest": "cd" * 32, "notes": []}
-    spec = dataclasses.asdict(reszoo.spec("resnet20"))
+    fields = dataclasses.asdict(reszoo.spec("resnet20"))
+    levels = {name: dict(factors[name]) if factors else {"arm": name} for name in errors}
+    specs = {name: fields | {k: v for k, v in mine.items() if k in fields}
+             for name, mine in levels.items()}  # fmt: skip
     code = {"sources_sha256": "ef" * 32, "commit": "12" * 20}
     attempt = {"started": "2020-01-01T00:00:00+00:00", "argv": list(argv), "gpus": "",
                "driver": "", "code": code, "end": "done"}  # fmt: skip
     arms = [
         Arm(
-            name, dict(factors[name]) if factors else {"arm": name}, "resnet20", spec, protocol,
+            name, levels[name], "resnet20", specs[name], protocol,
             parameters=10_000 + place, macs=10**6 * (place + 1), weighted_layers=20,
             paper={"value": paper[name], "note": ""} if paper and name in paper else None,
         )
@@ -94,7 +97,8 @@ def made_up(
             }  # fmt: skip
             environment = {"versions": {"python": "3.11"}, "os": "Linux", "host": "here",
                            "cpu": "some CPU", "cpus": 2, "variables": {"A": "1"}}  # fmt: skip
-            record = {"results": results, "attempts": [attempt], "environment": environment}
+            record = {"results": results, "attempts": [attempt], "environment": environment,
+                      "matched": {}}  # fmt: skip
             rows = [
                 {"epoch": e, "step": 10 * e, "images": 1280 * e, "seconds": float(e),
                  "images_per_second": 1000.0, **history(arm.name, seed, e)}
@@ -104,7 +108,8 @@ def made_up(
     about = {"metric": "top-1 error, %", "protocol": "CIFAR-10", "n": "1", "source": "Table 6"}
     grid = {
         "schema": 1, "name": "made-up", "preset": "quick", "title": title, "reproduces": "",
-        "expect": "", "baseline": arms[0].name, "recipe": "quick", "seeds": seeds, "arms": [],
+        "expect": "", "baseline": arms[0].name, "recipe": "quick", "seeds": seeds,
+        "arms": [dataclasses.asdict(arm) for arm in arms],
         "data": data, "platform": platform, "jobs": 1, "paper": about if paper else {},
     }  # fmt: skip
     return Run(directory, grid, arms, cells)

@@ -279,6 +279,21 @@ def test_counted_errors_are_those_of_the_damaged_models() -> None:
     assert len(set(counts.tolist())) > 2  # the lesions do something
 
 
+@pytest.mark.parametrize("kinds", [("delete", "delete_random", "swap_random"), ("delete",)])
+def test_a_figure_of_lesions_has_no_empty_panel(tiny_run: Path, kinds: tuple[str, ...]) -> None:
+    from ablations.analyses.lesion import draw
+
+    run = records.load(tiny_run)
+    rows = [
+        {"arm": "A", "seed": 0, "kind": kind, "k": k, "place": k, "keeps_shape": True, "error": k}
+        for kind in ("none", *kinds)
+        for k in ((0,) if kind == "none" else (1, 2))
+    ]
+    figure = draw(run, run.cells, rows, "", 90.0)
+    assert len(figure.axes) == len(kinds)
+    assert ("No stage has two blocks" in figure.get_supxlabel()) == ("swap_random" not in kinds)
+
+
 # Calibration
 
 
@@ -370,17 +385,17 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_analysis_of_a_real_run(
-    tiny_run: Path, images: Path, command: Callable[..., Outcome]
+    copy: Path, images: Path, command: Callable[..., Outcome]
 ) -> None:
     for name in ANALYSES:
-        code, out, err = command(name, tiny_run, "--data_dir", images)
+        code, out, err = command(name, copy, "--data_dir", images)
         assert (code, err) == (0, "")
         assert all(arm in out for arm in ("plain", "A", "B"))
-        found = tiny_run / "analyses" / name
+        found = copy / "analyses" / name
         for kind, head in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             assert (found / f"{name}.{kind}").read_bytes().startswith(head)
-    cells = {(c.arm, str(c.seed)): c.results for c in records.load(tiny_run).done()}
-    lesions = table(tiny_run / "analyses/lesion/lesion.csv")
+    cells = {(c.arm, str(c.seed)): c.results for c in records.load(copy).done()}
+    lesions = table(copy / "analyses/lesion/lesion.csv")
     intact = {(r["arm"], r["seed"]): r for r in lesions if r["kind"] == "none"}
     assert {key: int(row["wrong"]) for key, row in intact.items()} == {
         key: results["test_wrong"] for key, results in cells.items()
@@ -388,11 +403,11 @@ def test_every_analysis_of_a_real_run(
     assert {r["blocks"] for r in lesions if r["arm"] == "plain" and r["kind"] == "delete"} == {
         "stage1_block1"
     }
-    for row in table(tiny_run / "analyses/calibration/calibration.csv"):
+    for row in table(copy / "analyses/calibration/calibration.csv"):
         results = cells[row["arm"], row["seed"]]
         assert float(row["error"]) == pytest.approx(results["test_error"])
         assert float(row["nll"]) == pytest.approx(results["test_loss"], rel=1e-4)
-    responses = table(tiny_run / "analyses/responses/responses.csv")
+    responses = table(copy / "analyses/responses/responses.csv")
     assert len(responses) == 3 * 2 * 7  # arms, seeds, 3x3 layers of an 8-layer net
 
 

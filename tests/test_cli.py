@@ -370,13 +370,19 @@ def test_process_interrupt(tmp_path: Path) -> None:
     body = """
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job's shell may ignore it
         print("ready", flush=True)
-        time.sleep(20)
+        time.sleep(240)
     """
     process = spawn(script(tmp_path, body))
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "demo: interrupted\n")
     assert process.returncode == cli.EXIT_INTERRUPTED
+
+
+def test_a_terminal_that_lacks_a_sign(tmp_path: Path) -> None:
+    process = spawn(script(tmp_path, "print('1 ± 2')"), PYTHONIOENCODING="ascii")
+    assert process.communicate() == ("1 ? 2\n", "")
+    assert process.returncode == cli.EXIT_OK
 
 
 def test_import_is_light() -> None:

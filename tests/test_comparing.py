@@ -16,6 +16,7 @@ from made_up_run import compared, made_up
 from scipy import stats
 
 from ablations import cli, files, inference, records, reproduction, run, sequential
+from ablations.audit import Audit
 from ablations.errors import UserError
 from ablations.plan import plan
 from ablations.records import Cell, Run
@@ -174,6 +175,47 @@ def test_another_baseline_is_said_to_be_chosen_afterwards(tmp_path: Path) -> Non
     assert "CHOSEN AFTERWARDS" not in " ".join(compared(run).caption)
     run.grid.update(baseline="near", planned_baseline="base")
     assert "CHOSEN AFTERWARDS: the grid's is base" in " ".join(compared(run).caption)
+
+
+def _begun(directory: Path, **options: Any) -> dict[str, Any]:
+    """Return a plan's grid.json, written into a directory with one finished cell."""
+    content = plan("shortcuts", out=directory, **options).grid_json()
+    (directory / "cells" / "A" / "seed0").mkdir(parents=True, exist_ok=True)
+    (directory / "cells" / "A" / "seed0" / "manifest.json").touch()
+    files.write_signed(directory / "grid.json", content)
+    return content
+
+
+def test_a_margin_and_seeds_are_said_to_be_chosen_afterwards(tmp_path: Path) -> None:
+    first = _begun(tmp_path)
+    assert not [key for key in first if key.startswith("planned")]
+    later = _begun(tmp_path, margin=0.5, seeds=5)
+    assert (later["planned_margin"], later["planned_seeds"]) == (None, [0, 1, 2])
+    again = _begun(tmp_path, seed_list=[9])
+    assert (again["planned_margin"], again["planned_seeds"]) == (None, [0, 1, 2])
+    run = made_up(tmp_path, ERRORS)
+    assert "AFTERWARDS" not in " ".join(compared(run).caption)
+    text = " ".join(compared(run, margin=0.5).caption)
+    assert "THE MARGIN WAS CHOSEN AFTERWARDS: none was planned" in text
+    run.grid.update(analysis={"margin": 0.5}, planned_seeds=[0, 1, 2])
+    assert "MARGIN WAS" not in " ".join(compared(run, margin=0.5).caption)
+    text = " ".join(compared(run, margin=1.0).caption)
+    assert "AFTERWARDS: 0.5 points were planned" in text
+    assert "SEEDS WERE ADDED AFTERWARDS (3, 4)" in text
+
+
+def test_seeds_of_stein_s_rule_are_planned(tmp_path: Path) -> None:
+    stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4]}
+    decided = {**stage, "decision": "seven"}
+    _begun(tmp_path, seeds=5, analysis=stage)
+    assert "planned_seeds" not in _begun(tmp_path, seeds=7, analysis=decided)
+    assert "planned_seeds" not in _begun(tmp_path, seeds=5, analysis=stage)  # the same command
+    assert _begun(tmp_path, seeds=8)["planned_seeds"] == [*range(7)]
+    # Three seeds that were looked at are no first stage.
+    (tmp_path / "b").mkdir()
+    _begun(tmp_path / "b")
+    _begun(tmp_path / "b", seeds=5, analysis=stage)
+    assert _begun(tmp_path / "b", seeds=7, analysis=decided)["planned_seeds"] == [0, 1, 2]
 
 
 def test_arms_that_left_the_grid_are_not_lost_silently(tmp_path: Path) -> None:
@@ -343,6 +385,9 @@ def test_merged_runs_say_that_one_chose_its_seeds(tmp_path: Path) -> None:
     chosen.grid["planned_baseline"] = "near"
     merged = merge([chosen, other])
     assert merged.grid["planned_baseline"] in [arm.name for arm in merged.arms]
+    chosen.grid["planned_seeds"] = [0, 1, 2]
+    assert merge([chosen, other]).grid["planned_seeds"] == [0, 1, 2]
+    assert merge([other, chosen]).grid["planned_seeds"] == [0, 1, 2]
     again = dataclasses.replace(other, directory=tmp_path / "3")
     assert "chosen from its own" not in " ".join(compared(merge([other, again])).caption)
 
@@ -378,7 +423,8 @@ def test_an_ended_attempt_is_not_running(tmp_path: Path) -> None:
     running = dataclasses.replace(cell, state="running", directory=tmp_path / "cell")
     running.directory.mkdir()
     files.write_json(running.directory / "progress.json", {"epoch": 1.0, "step": 80})
-    records.start_attempt(running.directory, {})
+    launch = {"argv": ["run.py"], "code": {"sources_sha256": "00"}}
+    records.start_attempt(running.directory, launch)
     run = dataclasses.replace(run, cells=[running])
     assert "1 running" in status(run)
     records.end_attempt(running.directory, "interrupted: stopped")
@@ -413,6 +459,23 @@ def test_reproduction_names_what_differs(tmp_path: Path) -> None:
     assert not equal
     assert lines[0].startswith("19 of 20")
     assert "base/seed0: test_wrong 7 -> 8; final weights differ" in lines[1]
+
+
+def test_reproduction_names_the_variable_that_differs_in_any_cell(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    old = dataclasses.replace(run, cells=[_reproducible(c) for c in run.cells])
+    last = old.cells[-1]
+    assert last.record is not None
+    surrounding = {**last.record["environment"], "os": "BSD", "variables": {"B": "0"}}
+    other = dataclasses.replace(last, record={**last.record, "environment": surrounding})
+    equal, lines = reproduction.compare(
+        old, dataclasses.replace(run, cells=[*old.cells[:-1], other])
+    )
+    assert equal and lines[1].startswith("what differs between")
+    assert sorted(lines[2:]) == [
+        f"  {line} (in 1 of 20 cells)"
+        for line in ("A: 1 -> none", "B: none -> 0", "operating system: Linux -> BSD")
+    ]
 
 
 def test_reproduction_refuses_its_own_directory(tiny_run: Path) -> None:
@@ -459,9 +522,10 @@ def test_reproduction_overwrites_nothing_foreign(tmp_path: Path) -> None:
 def test_a_reproduction_keeps_what_its_statistics_need(tiny_run: Path, images: Path) -> None:
     run = records.load(tiny_run)
     stage = {"target": 0.5, "first_stage": [0, 1, 2, 3, 4], "decision": "seven", "margin": 1.0}
-    run.grid.update(analysis=stage, planned_baseline="A")
+    run.grid.update(analysis=stage, planned_baseline="A", planned_margin=None)
     again = reproduction.plan_again(run, data_dir=images).grid_json()
     assert (again["analysis"], again["planned_baseline"]) == (stage, "A")
+    assert again["planned_margin"] is None
 
 
 def test_a_copy_is_not_a_reproduction(tmp_path: Path) -> None:
@@ -471,34 +535,18 @@ def test_a_copy_is_not_a_reproduction(tmp_path: Path) -> None:
     reproduction.refuse_copies(old, made_up(tmp_path, ERRORS, argv=["run.py", "--reproduce"]))
 
 
-def test_a_reproduction_says_what_it_reproduces(tiny_run: Path, images: Path) -> None:
-    again = reproduction.plan_again(records.load(tiny_run), data_dir=images, only=["A"], seeds=[1])
+def test_a_reproduction_says_what_it_reproduces(copy: Path, images: Path) -> None:
+    again = reproduction.plan_again(records.load(copy), data_dir=images, only=["A"], seeds=[1])
     assert [(cell.arm, cell.seed) for cell in again.cells] == [("A", 1)]
-    again = reproduction.plan_again(records.load(tiny_run), data_dir=images)
+    again = reproduction.plan_again(records.load(copy), data_dir=images)
     assert reproduction.finished(again) == 0
     again.directory.mkdir()
     files.write_signed(again.directory / "grid.json", again.grid_json())
     # The same command continues it.
-    assert reproduction.plan_again(records.load(tiny_run), data_dir=images).reproduces_run == {
-        "path": str(tiny_run.resolve()),
-        "sha256": files.sha256_file(tiny_run / "grid.json"),
+    assert reproduction.plan_again(records.load(copy), data_dir=images).reproduces_run == {
+        "path": str(copy.resolve()),
+        "sha256": files.sha256_file(copy / "grid.json"),
     }
-
-
-@pytest.mark.parametrize("lost", ["results", "attempts", "matched", "environment", "final_sha256"])
-def test_a_record_that_lacks_a_key_is_a_failed_cell(lost: str, tmp_path: Path) -> None:
-    directory = records.cell_directory(tmp_path, "A", 0)
-    directory.mkdir(parents=True)
-    record = {
-        "schema": 1, "arm": "A", "seed": 0, "identity": "", "final_sha256": "", "attempts": [1],
-        "results": {}, "matched": {}, "environment": {},
-    }  # fmt: skip
-    files.write_json(directory / "cell.json", {"schema": 1, "config": {}})
-    files.write_json(directory / "record.json", {k: v for k, v in record.items() if k != lost})
-    (directory / "history.csv").write_text(records.history_csv([]))
-    records.write_manifest(directory, ["cell.json", "record.json", "history.csv"])
-    cell = records.load_cell(tmp_path, "A", 0)
-    assert cell.state == "failed" and cell.problem.endswith(f"record.json lacks {lost}")
 
 
 # The command line
@@ -539,6 +587,26 @@ def test_run_refuses_in_one_line(
     Path("afile").touch()
     Path("odd/grid.json").mkdir(parents=True)
     assert words in _error(run, *arguments.split(), capsys=capsys)
+
+
+@pytest.mark.parametrize("last", [10.0, None])
+def test_run_names_what_it_wrote(
+    last: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Figures are drawn when all cells are done."""
+    made = made_up(tmp_path, {"base": [10.0, 10.4], "arm": [9.0, last]}, problem="hung")
+    monkeypatch.setattr("ablations.plan.plan", lambda **options: types.SimpleNamespace(cells=[]))
+    monkeypatch.setattr("ablations.runner.execute", lambda *arguments: made)
+    monkeypatch.setattr("ablations.report.comparison.audit", lambda run: Audit((), ()))
+    with pytest.raises(SystemExit) as end:
+        cli.run(
+            run.main, doc="", version=str, command="command",
+            argv=["command", "--grid", "shortcuts"], flag_values=run.FLAGS,
+        )  # fmt: skip
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("written to")]
+    assert end.value.code == 0 and "table.csv" in line
+    assert ("figures" in line) == (last is not None)
 
 
 @pytest.mark.parametrize(

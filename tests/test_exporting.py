@@ -19,6 +19,8 @@ from families import FAMILIES, close, images, spread, tiny
 import reszoo
 from reszoo import exporting
 from reszoo.exporting import ExportError
+from reszoo.specs import CHOICES
+from reszoo.weights.readers import WeightFileError
 
 HAVE_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
 NO_ONNX = 'needs tf2onnx and onnxruntime: pip install "reszoo[onnx]"'
@@ -66,11 +68,14 @@ def test_folding(family: str, tmp_path: Path) -> None:
         assert result is model and norms == 0
         return
     order = model.spec.activation_order
-    behind_convolutions = {
-        layer.name
+    before = {
+        layer.name: layer._inbound_nodes[0].parent_nodes[0].operation.name
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
-        and "conv" in layer._inbound_nodes[0].parent_nodes[0].operation.name
+    }
+    maps = {entry["name"] for entry in model.feature_info}
+    behind_convolutions = {
+        norm for norm, source in before.items() if "conv" in source and not {norm, source} & maps
     }
     assert norms - left == len(behind_convolutions) > 0
     assert (left == 0) == (order in ("post", "relu_before_add", "relu_only_pre"))
@@ -103,6 +108,50 @@ def test_folding_in_other_modes(family: str, arguments: dict, tolerance: float) 
     result = folded(model, tolerance)
     assert len(result.layers) < len(model.layers)
     assert result.dtype_policy == model.dtype_policy
+
+
+@pytest.mark.parametrize("network", ["plain20", "resnet20", "resnet18"])
+@pytest.mark.parametrize("order", CHOICES["activation_order"])
+def test_folding_keeps_the_named_maps(order: str, network: str) -> None:
+    """What `feature_info` and `pyramid_outputs` name is there and holds what it held."""
+    if network == "plain20" and order in ("norm_after_add", "relu_before_add"):
+        return  # has no addition
+    size = {"depth": 8, "width": 4}
+    if network == "resnet18":
+        size = {"depths": (1, 1), "widths": (4, 8), "stem_width": 4}
+    model = reszoo.build(
+        network, activation_order=order, input_shape=(16, 16, 3), classes=2, seed=0, **size
+    )
+    spread(model)
+    result = reszoo.fold_batch_norm(model)
+    assert result is not model or order == "norm_after_add"
+    assert result.feature_info == model.feature_info
+    assert list(result.pyramid_outputs) == list(model.pyramid_outputs) != []
+    names = [entry["name"] for entry in model.feature_info]
+    x = images(model)
+    maps = [
+        keras.Model(net.input, [net.get_layer(name).output for name in names])(x)
+        for net in (model, result)
+    ]
+    close(maps[1], maps[0])
+
+
+def test_folded_portable_models_state_what_they_are(tmp_path: Path) -> None:
+    """In their files too: they are nobody's weights, and no torch file."""
+    model = tiny("option A", portable=True)
+    result = reszoo.fold_batch_norm(model)
+    result.save(tmp_path / "m.keras")
+    again = reszoo.load(tmp_path / "m.keras")
+    assert again.spec == result.spec == model.spec is not None
+    x = images(model)
+    close(again(x), model(x))
+    again.save(tmp_path / "again.keras")
+    for name in ("m", "again"):
+        with pytest.raises(WeightFileError, match="holds a folded model"):
+            reszoo.build("resnet20", tmp_path / f"{name}.keras", depth=8, width=4)
+    for net in (result, again):
+        with pytest.raises(reszoo.SpecError, match="only an unfolded model"):
+            reszoo.export_torch(net)
 
 
 def test_folding_vgg() -> None:
@@ -145,6 +194,36 @@ def test_what_cannot_be_folded_is_left_alone() -> None:
     assert folded(model) is model
     last = layers.BatchNormalization()(layers.Conv2D(2, 1, name="last")(inner(x)))
     more = keras.Model(x, [*outputs, last])
+    spread(more)
+    assert len(folded(more).layers) == len(more.layers) - 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubling(keras.layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shifting(keras.layers.BatchNormalization):
+    def call(self, inputs, **kwargs):
+        return super().call(inputs, **kwargs) + 1
+
+
+def test_layers_that_may_compute_something_else_stay() -> None:
+    """Subclasses with a call of their own, and kernels with LoRA."""
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.BatchNormalization()(Doubling(4, 3)(x))
+    y = Shifting()(keras.layers.Conv2D(4, 3)(y))
+    adapted = keras.layers.Conv2D(4, 3)
+    y = keras.layers.BatchNormalization()(adapted(y))
+    adapted.enable_lora(2)
+    model = keras.Model(x, y)
+    spread(model)
+    adapted.lora_kernel_b.assign(adapted.lora_kernel_b + 0.1)
+    assert folded(model) is model
+    last = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 1)(y))
+    more = keras.Model(x, last)
     spread(more)
     assert len(folded(more).layers) == len(more.layers) - 1
 
@@ -327,11 +406,63 @@ def test_what_export_refuses(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(reszoo.SpecError, match='"onx"; did you mean "onnx"'):
         reszoo.export(model, tmp_path / "m", "onx")
     two = [keras.Input((4,)), keras.Input((4,))]
-    with pytest.raises(reszoo.SpecError, match="a functional Keras model of one input"):
-        reszoo.export(keras.Model(two, keras.layers.Add()(two)), tmp_path / "m")
+    for wrong in (keras.Model(two, keras.layers.Add()(two)), None, "m"):
+        with pytest.raises(reszoo.SpecError, match="a functional Keras model of one input"):
+            reszoo.export(wrong, tmp_path / "m")
+    with pytest.raises(reszoo.SpecError, match="fold takes True or False, not 'no'"):
+        reszoo.export(model, tmp_path / "m", fold="no")
+    monkeypatch.chdir(tmp_path)
+    for write in (reszoo.export, reszoo.export_torch):
+        for path in ("", 5, b"m", "a\0b"):
+            with pytest.raises(reszoo.SpecError, match="path takes where to write, not") as caught:
+                write(model, path)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(reszoo.SpecError, match="path takes where to write, not None"):
+        reszoo.export(model, None)
+    foreign = keras.applications.VGG16(weights=None, classes=2, input_shape=(32, 32, 3))
+    for wrong in (None, "resnet20", foreign, keras.Sequential()):
+        with pytest.raises(reszoo.SpecError, match="built by reszoo"):
+            reszoo.export_torch(wrong)
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(reszoo.SpecError, match=r"an ONNX file ends in \.onnx, not 'm'"):
         reszoo.export(model, tmp_path / "m", "onnx")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_torch_files_that_cannot_be_written_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300 + f".{suffix}")  # longer than a file's name may be
+    with pytest.raises(ExportError) as caught:
+        reszoo.export_torch(tiny("option A"), path)
+    text = str(caught.value)
+    assert text.startswith(f"{path} cannot be written: ") and "\n" not in text
+    assert text.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_a_vgg_of_another_name_has_torchs_names(portable: bool, tmp_path: Path) -> None:
+    """And files of it, and one behind layers of the user."""
+    start = keras.Input((20, 20, 3))
+    tensor = keras.layers.ZeroPadding2D(((6, 6), (22, 22)), name="wider")(start)
+    model = reszoo.build("vgg11", name="mine", input_tensor=tensor, classes=3, portable=portable)
+    state = reszoo.export_torch(model)
+    assert state["classifier.0.weight"].shape == (4096, 512 * 1 * 2)
+    assert state["features.0.weight"].shape == (64, 3, 3, 3)
+    kernel = np.asarray(model.get_layer("head_dense").kernel)
+    np.testing.assert_array_equal(state["classifier.6.weight"], kernel.T)
+    if portable:
+        model.save(tmp_path / "m.keras")
+        again = reszoo.export_torch(reszoo.load(tmp_path / "m.keras"))
+        assert all(np.array_equal(again[name], state[name]) for name in state)
+
+
+def test_only_types_become_float32() -> None:
+    """Networks, layers and classes may be called as the types are."""
+    model = reszoo.build("resnet20", name="float16", depth=8, width=4, dtype="mixed_bfloat16")
+    model.labels = ["float16", "bfloat16", *"abcdefgh"]
+    plain = exporting._in_float32(model)
+    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
+    assert plain.name == "float16" and plain.labels == model.labels
 
 
 QUIET = """

@@ -6,6 +6,8 @@ import dataclasses
 import re
 import subprocess
 import sys
+import warnings
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from ablations import UserError, records
 from ablations.records import Run
-from ablations.report import figures
+from ablations.report import _axes, figures
 from ablations.report._cost import pareto
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +139,52 @@ def test_two_seeds_have_no_interval_and_it_is_said(run: Run) -> None:
         assert [line.get_markerfacecolor() for line in points] == ["white", "white"]
     assert "no interval, for n ≤ 2" in texts(figure)
     assert "n = 2 seeds an arm (0, 1)" in texts(figure)
+
+
+@pytest.mark.parametrize("words", [r"$\foo$ \$ $$ _{^ #%&~", "a $5 b $6 网络 नमस्ते"])
+def test_texts_are_drawn_as_they_stand_and_in_silence(
+    run: Run, tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """No dollar begins a formula, which may not even be one; no missing letter is complained of."""
+    monkeypatch.setitem(_axes._RC, "svg.fonttype", "none")  # letters stay letters in the file
+    made = fabricated(run, NAMES, ERRORS)
+    data = {**made.grid["data"], "title": f"Data {words}"}
+    grid = {**made.grid, "title": f"Title {words}", "baseline": f"plain-20 {words}", "data": data}
+    arms = [dataclasses.replace(arm, name=f"{arm.name} {words}") for arm in made.arms]
+    cells = [dataclasses.replace(cell, arm=f"{cell.arm} {words}") for cell in made.cells]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        paths = figures.write(Run(run.directory, grid, arms, cells), tmp_path, formats=["svg"])
+    assert [path.stem for path in paths] == list(figures.FIGURES)
+    for path in paths:
+        drawn = ["".join(e.itertext()) for e in ElementTree.parse(path).iter() if "text" in e.tag]
+        together = re.sub(r"\s+", " ", " ".join(drawn))
+        assert f"Title {words}" in together and f"Data {words}" in together
+        if path.stem != "depth":  # whose lines are not called after one arm
+            assert [arm.name for arm in arms if arm.name not in together] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_steps_are_counted_in_whole_numbers(run: Run) -> None:
+    cells = [
+        dataclasses.replace(c, history=[{**row, "step": row["epoch"]} for row in c.history[:2]])
+        for c in run.cells
+    ]
+    figure = figures.curves(dataclasses.replace(run, cells=cells))
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    steps = list(axis.get_xticks())
+    assert steps[:3] == [0, 1, 2]
+    assert [label.get_text() for label in axis.get_xticklabels()] == [f"{x:.0f}" for x in steps]
+
+
+@pytest.mark.parametrize(("errors", "shown"), [([5, 6, 7, 8], False), ([8, 6, 7, 5], True)])
+def test_a_front_of_one_arm_is_no_line(run: Run, errors: list[float], shown: bool) -> None:
+    figure = figures.cost(fabricated(run, NAMES, [[error] * 3 for error in errors]))
+    legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    texts = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert texts == ["Pareto front"] * shown
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))

@@ -138,8 +138,18 @@ def test_whole_numbers_in_any_notation(number: int, form: str) -> None:
         ("factors: {recipe.learning_rat: [1]}", 'did you mean "recipe.learning_rate"'),
         ("factors: {shortcut: [a]}", 'unknown shortcut "a"; did you mean "A"'),
         ("factors: {activation_order: [prae]}", 'did you mean "pre"'),
-        ("factors: {recipe.iterations: [1.5]}", "recipe.iterations: '1.5' is not int"),
-        ("factors: {recipe.flip: [maybe]}", "'maybe' is not bool (true, false, yes, no)"),
+        (
+            "factors: {recipe.iterations: [1.5]}",
+            "recipe.iterations takes a whole number, not '1.5'",
+        ),
+        ("factors: {recipe.flip: [maybe]}", "takes true, false, yes or no, not 'maybe'"),
+        (
+            "factors: {recipe.drops: [[0.5, 0.75]]}",
+            "takes a list of whole numbers, not ['0.5', '0.",
+        ),
+        ("factors: {recipe.l2: [[1, 2]]}", "recipe.l2 takes a number, not ['1', '2']"),
+        ("factors: {output_stride: [x]}", "output_stride takes a whole number, not 'x'"),
+        ("factors: {stem: [[cifar]]}", "stem takes text, not ['cifar']"),
         ("factors: {spec.classes: [10]}", "classes follows from the data set"),
         ("factors: {recipe.name: [a, b]}", "recipe.name names a recipe"),
         (
@@ -151,6 +161,19 @@ def test_whole_numbers_in_any_notation(number: int, form: str) -> None:
             'key "depth" stands twice in one mapping, in lines 2 and 4',
         ),
         ("factors: {depth: [20, 20]}", 'two arms are called "20"'),
+        ("arms: {a: {depth: 20}, A: {depth: 32}}", 'arms "a" and "A" name one directory'),
+        ("arms: {\uac00: {depth: 20}, \u1100\u1161: {depth: 32}}", "name one directory"),  # NFC
+        ("arms: {-x: {depth: 20}}", 'arm "-x" names a directory: use letters, digits and ._+=-, a'),
+        ("arms: {=x: {depth: 20}}", 'arm "=x" names a directory'),
+        ("arms: {+x: {depth: 20}}", 'arm "+x" names a directory'),
+        ("arms: {'@x': {depth: 20}}", 'arm "@x" names a directory'),
+        ("arms: {_x: {depth: 20}}", 'arm "_x" names a directory'),
+        (f"arms: {{{'é' * 51}: {{depth: 20}}}}", "names a directory: at most 100 bytes, not 102"),
+        (
+            "factors: {recipe.l2: &many [" + ", ".join(map(str, range(99))) + "], "
+            "recipe.momentum: *many, recipe.warmup: *many, recipe.learning_rate: *many}",
+            "96,059,601 combinations of levels are over 1,000",
+        ),
         ("zip: {depth: [20, 32], width: [8]}", "equally many levels, not depth 2, width 1"),
         ("zip: {depht: [20]}", 'did you mean "depth"'),
         ("zip: x", "each entry of zip is a mapping"),
@@ -175,6 +198,52 @@ def test_mistakes_name_the_nearest_valid_thing(text: str, words: str, tmp_path: 
     with pytest.raises(grids.GridError) as caught:
         grids.load(write(tmp_path, text))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_nested_too_deep_is_refused_in_one_line(tmp_path: Path) -> None:
+    for opened, closed in (("[", "]"), ("{a: ", "}")):
+        text = f"title: {opened * 800}x{closed * 800}"
+        with pytest.raises(grids.GridError, match=r"g\.yaml: .* nested too deep") as caught:
+            grids.load(write(tmp_path, text))
+        assert "\n" not in str(caught.value)
+
+
+def test_negative_levels_make_names_that_no_shell_takes_for_options(tmp_path: Path) -> None:
+    text = """
+factors: {shortcut: [A], gate_bias: [-6, 1], shortcut_scale: [-0.5]}
+labels: {shortcut: {A: ""}}
+"""
+    assert list(factors(tmp_path, text)) == ["gate_bias=-6.0--0.5", "1.0--0.5"]
+
+
+def test_arms_that_train_the_same_are_refused(tmp_path: Path) -> None:
+    """Whatever their files call it: depth 20 is what resnet20 has, and 8 is width 8."""
+    for one, other in (
+        ("{}", "{depth: 20}"),
+        ("{shortcut: A}", "{shortcut: A}"),
+        ("{width: 8}", "{widths: [8, 16, 32]}"),
+        ("{recipe.l2: 0}", "{recipe.l2: 0.0}"),
+    ):
+        text = f"varies: [depth, recipe.l2]\narms: {{ref: {one}, x: {{depth: 8}}, same: {other}}}"
+        grid = grids.load(write(tmp_path, text))
+        with pytest.raises(grids.GridError, match='arms "ref" and "same" are the same network'):
+            matrix.arms(grid, (28, 28, 1), 10, {})
+
+
+def test_one_arm_is_a_grid_in_a_file_and_on_the_command_line(tmp_path: Path) -> None:
+    (only,) = grids.from_axes("resnet20", ["depth=8"]).arms
+    (left,) = grids.load(write(tmp_path, "factors: {depth: [8, 20]}\nexclude: {depth: 20}")).arms
+    assert only == left
+
+
+@pytest.mark.parametrize(
+    "seeds", [{"seeds": 25_001}, {"seeds": 10**30}, {"seed_list": [0] * 25_001}]
+)
+def test_a_grid_has_an_end(seeds: dict[str, Any]) -> None:
+    from ablations.plan import plan
+
+    with pytest.raises(ValueError, match=r"at most 100,000 cells, not [\d,]+ seeds of 4 arms"):
+        plan("shortcuts", **seeds)
 
 
 def test_a_factor_cannot_be_overruled(tmp_path: Path) -> None:
@@ -228,7 +297,6 @@ def test_axes_on_the_command_line(tmp_path: Path) -> None:
         (["--axis", "shortcut", "--base", "resnet20"], "write FIELD=LEVEL,LEVEL"),
         (["--axis", "shorcut=A", "--base", "resnet20"], 'did you mean "shortcut"'),
         (["--axis", "depth=20,20", "--base", "resnet20"], "two arms"),
-        (["--axis", "depth=20", "--base", "resnet20"], "--net NETWORK for one network"),
         (["--axis", "depth=20", "--axis", "depth=32", "--base", "resnet20"], "given twice"),
         (["--axis", "depth=20", "--base", "resnet2O"], 'did you mean "resnet20"'),
         (["--axis", "depth=20", "--base", "resnet20", "--grid", "depth"], "one of the three"),
@@ -296,6 +364,22 @@ def test_each_says_what_it_is(name: str, preset: str) -> None:
     assert len(networks) == len(arms)  # no two arms are the same
     if preset == "quick":  # minutes on a laptop: 3 epochs of nets below 25 M multiply-accumulates
         assert grid.dataset == "fashion" and max(arm.macs for arm in arms.values()) < 25e6
+
+
+@pytest.mark.parametrize(("name", "preset"), BUILT_IN)
+def test_what_is_expected_is_of_this_preset(name: str, preset: str) -> None:
+    """Arms, depths and lengths that the sentence names are those of the preset."""
+    grid, arms = grids.load(name, preset), resolved(name, preset)
+    words = set(re.findall(r"[\w.+=-]*\w", grid.expect))
+    every = {arm for other in grids.presets(name) for arm in resolved(name, other)}
+    numbered = {word for word in words if re.fullmatch(r"[a-z]\w*-\d+", word)}
+    for word in numbered | words & every:
+        assert any(arm == word or arm.startswith(f"{word}-") for arm in arms)
+    depths = {arm.weighted_layers for arm in arms.values()}
+    assert set(map(int, re.findall(r"(\d+) layers", grid.expect))) <= depths
+    if "three epochs" in grid.expect:
+        assert {arm.recipe["epochs"] for arm in arms.values()} == {3}
+    assert preset == "quick" or "short training" not in grid.expect
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from conftest import ROOT
 from reszoo.layers import capabilities, convolution
 from reszoo.layers.convolution import Conv2D
 from reszoo.layers.pooling import BlurPool2D, MaxPool2D
+from reszoo.layers.shortcuts import SubsamplePad
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[parity]'")
 functional = torch.nn.functional
@@ -285,6 +286,22 @@ def test_unknown_sizes_give_the_same_values():
     assert free.predict(x, verbose=0) == pytest.approx(fixed.predict(x, verbose=0), abs=1e-5)
 
 
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_subsampling_with_zero_channels_equals_torch(stride, data_format):
+    x = draw(2, 3, 7, 8)
+    image, pooled = to_keras(x, data_format), functional.avg_pool2d(
+        torch.tensor(x), stride, stride, ceil_mode=True, count_include_pad=False
+    )  # fmt: skip
+    for pool, small in (("subsample", x[:, :, ::stride, ::stride]), ("average", pooled.numpy())):
+        for pad, sides in (("end", (0, 3)), ("both", (1, 2))):
+            layer = SubsamplePad(6, stride, pad, pool, data_format)
+            outputs = layer(image)
+            assert tuple(outputs.shape) == layer.compute_output_shape(image.shape)
+            expected = np.pad(small, ((0, 0), sides, (0, 0), (0, 0)))
+            assert to_torch(outputs, data_format) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("make, words", [
     (lambda: Conv2D(4, 3, explicit_padding=-1), "explicit_padding must be a whole number from 0"),
     (lambda: Conv2D(4, 3, explicit_padding=0.5), "explicit_padding must be a whole number from 0"),
@@ -294,7 +311,19 @@ def test_unknown_sizes_give_the_same_values():
     (lambda: MaxPool2D(2, 2, 1, ceil=True), "ceil needs"),
     (lambda: MaxPool2D(0, 2), "pool_size must be a whole number from 1"),
     (lambda: MaxPool2D(3, 2, data_format="NCHW"), "data_format must be"),
+    (lambda: MaxPool2D(3, "two"), "strides must be a whole number from 1"),
+    (lambda: MaxPool2D(3, 2, ceil="no"), "ceil takes True or False, not 'no'"),
     (lambda: BlurPool2D(1), "filters must be a whole number from 2"),
+    (lambda: BlurPool2D(float("inf")), "filters must be a whole number from 2"),
+    (lambda: SubsamplePad(0), "filters must be a whole number from 1"),
+    (lambda: SubsamplePad(4, 0), "stride must be 1 or 2, not 0"),
+    (lambda: SubsamplePad(4, 3), "stride must be 1 or 2, not 3"),
+    (lambda: SubsamplePad(4, "two"), "stride must be 1 or 2, not 'two'"),
+    (lambda: SubsamplePad(4, pad="ends"), 'unknown pad "ends"; did you mean "end"'),
+    (lambda: SubsamplePad(4, pool="averag"), 'did you mean "average"'),
+    (lambda: SubsamplePad(4, data_format="NCHW"), "data_format must be"),
+    (lambda: SubsamplePad(4)(tf.zeros((1, 2, 2, 5))), "filters 4 of maps of 5 channels"),
+    (lambda: SubsamplePad(4)(tf.zeros((1, 2, 4))), "expected ndim=4"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words) as caught:

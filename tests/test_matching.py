@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,6 +247,7 @@ def test_allowed_by_the_user(images: Path, tmp_path: Path) -> None:
     found = audit.audit(run)
     assert not found.matched and len(found.allowed) == 2
     assert {"steps", "images", "data fed", "recipe.epochs"} <= set(found.between("short", "long"))
+    assert sum("recipe.epochs: " in line for line in found.problems) == 1
     text = (tmp_path / "run" / "table.md").read_text()
     assert "NOT MATCHED" in text and all(line in text for line in found.problems)
 
@@ -436,7 +438,35 @@ def test_edited_records_are_named(edited: str, copy: Path) -> None:
     assert what not in found.between("plain", "B")
 
 
-#: Records that contradict the cell's own files or plan; no other cell is needed to see it.
+def fewer_wrong(record: dict[str, Any], directory: Path) -> None:
+    """The error and its count agree, as in a run that was better."""
+    assert record["results"]["test_wrong"]
+    record["results"].update(test_wrong=0, test_error=0.0)
+
+
+def last_error(record: dict[str, Any], directory: Path) -> None:
+    history = records.read_history(directory / "history.csv")
+    history[-1]["test_error"] += 5
+    (directory / "history.csv").write_text(records.history_csv(history))
+
+
+def taken(name: str) -> Callable[[dict[str, Any], Path], None]:
+    """Take a file of the same seed of another arm."""
+
+    def change(record: dict[str, Any], directory: Path) -> None:
+        shutil.copy(directory.parents[1] / "B" / directory.name / name, directory / name)
+
+    return change
+
+
+def labels(record: dict[str, Any], directory: Path) -> None:
+    """Turn labels and predictions around: as many are wrong as before."""
+    arrays = dict(np.load(directory / "predictions.npz"))
+    arrays |= {name: 1 - arrays[name] for name in ("label", "predicted")}
+    np.savez(directory / "predictions.npz", **arrays)
+
+
+#: Records that contradict the cell's own files or plan, or hold files of another cell.
 FORGED: dict[str, tuple[Callable[[dict[str, Any], Path], None], str]] = {
     "of another cell": (value("seed", to=0), "A/seed1 holds the record of A/seed0"),
     "of another configuration": (
@@ -450,6 +480,22 @@ FORGED: dict[str, tuple[Callable[[dict[str, Any], Path], None], str]] = {
     "of another network": (
         config("spec", "zero_gamma", True),
         "A/seed1 was trained with zero_gamma True, the grid has False"),
+    "with another error than its counts": (
+        value("results", "test_error", to=1.25), "A/seed1 records test_error 1.25 % and"),
+    "with another training error": (
+        value("results", "train_error", to=1.25), "A/seed1 records train_error 1.25 % and"),
+    "with other counts than its predictions": (
+        fewer_wrong, "A/seed1 records test_wrong 0, its predictions.npz has"),
+    "with another error than its curve": (fewer_wrong, "A/seed1 records test_error 0 %, its hist"),
+    "with another curve": (last_error, "% in epoch"),
+    "of weights selected otherwise": (
+        value("results", "selection", to="best_test"),
+        "A/seed1 selected weights by 'best_test', planned 'last'"),
+    "with another arm's predictions": (
+        taken("predictions.npz"), "A/seed1 have the same predictions.npz, but not the same"),
+    "with another arm's model": (
+        taken("model.keras"), "A/seed1 have the same model.keras, but not the same weights"),
+    "with other labels": (labels, "test labels: "),
 }  # fmt: skip
 
 
@@ -458,6 +504,60 @@ def test_forged_records_are_named(forged: str, copy: Path) -> None:
     change, words = FORGED[forged]
     edit(copy, "A/seed1", change)
     assert any(words in line for line in audit.audit(ablations.load(copy)).problems)
+
+
+def test_sizes_that_the_grid_does_not_have_from_its_networks(copy: Path) -> None:
+    grid = files.read_signed(copy / "grid.json")
+    grid["arms"][1].update(parameters=1, macs=3)
+    files.write_signed(copy / "grid.json", grid)
+    one, other = audit.audit(ablations.load(copy)).problems
+    assert one.startswith("the grid gives A 1 parameters, its network has ")
+    # A 8-layer net of widths 4, 8, 16 on images of 10x10x3, in closed form.
+    assert other == f"the grid gives A 3 macs, its network has {macs_of(1, (4, 8, 16), 10, 3, 2):,}"
+
+
+def renumbered(run: Path, arm: str, seed: int, to: int) -> None:
+    """Give out a cell's training for that of another seed, in all of its files."""
+    source, target = (records.cell_directory(run, arm, n) for n in (seed, to))
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    cell = json.loads((target / "cell.json").read_text())
+    cell["config"]["seed"] = cell["seed"] = to
+    cell["identity"] = files.sha256(files.canonical(cell["config"]))
+    (target / "cell.json").write_text(json.dumps(cell))
+    edit(
+        run, f"{arm}/seed{to}", lambda record, _: record.update(seed=to, identity=cell["identity"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "shared"),
+    [
+        ((), "final weights, initial values, data fed, attempt"),
+        (("final",), "initial values, data fed, attempt"),
+        (("final", "initial", "fed"), "attempt"),
+        (("final", "initial", "fed", "attempt"), ""),
+    ],
+)
+def test_a_seed_that_is_a_copy_of_another(own, shared: str, copy: Path) -> None:
+    """Whatever one of the two has of its own, the rest shows the copy."""
+    renumbered(copy, "A", 0, 1)
+    directory = records.cell_directory(copy, "A", 1)
+
+    def change(record: dict[str, Any], _: Path) -> None:
+        if "final" in own:
+            record["final_sha256"] = "1" * 64
+        if "initial" in own:
+            every_tensor(record, directory)
+        if "fed" in own:
+            fed(record, directory)
+        if "attempt" in own:
+            record["attempts"][0]["started"] = "2020-01-01T00:00:00.000001+00:00"
+
+    edit(copy, "A/seed1", change)
+    found = [x for x in audit.audit(ablations.load(copy)).differences if x.what == "replicates"]
+    lines = [f"no replicate: A/seed1 of A/seed0 (they have the same {shared})"] * bool(shared)
+    assert [x.text for x in found] == lines
 
 
 def test_a_difference_between_seeds_of_one_arm(copy: Path) -> None:

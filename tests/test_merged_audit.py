@@ -7,8 +7,9 @@ from pathlib import Path
 
 from made_up_run import compared, made_up
 
-from ablations import records
+from ablations import files, records
 from ablations.audit import audit
+from ablations.records import Cell
 from ablations.report.merging import merge
 
 
@@ -18,6 +19,28 @@ def test_merged_copies_of_a_matched_run_are_matched(tiny_run: Path) -> None:
     merged = merge([run, other])
     assert {arm.name.split(":")[0] for arm in merged.arms} == {"tiny", "tiny2"}
     assert audit(merged).problems == ()
+
+
+def test_a_renumbered_copy_adds_no_seeds(tiny_run: Path, tmp_path: Path) -> None:
+    """The same training under other seeds' numbers: n would be twice what it is."""
+    run = records.load(tiny_run)
+
+    def renumber(cell: Cell) -> Cell:
+        config = {**cell.config, "seed": cell.seed + 2}
+        identity = files.sha256(files.canonical(config))
+        record = {**(cell.record or {}), "seed": cell.seed + 2, "identity": identity}
+        return dataclasses.replace(cell, seed=cell.seed + 2, config=config, record=record)
+
+    other = dataclasses.replace(
+        run, directory=tmp_path / "other", cells=[renumber(cell) for cell in run.cells],
+        grid={**run.grid, "seeds": [2, 3]},
+    )  # fmt: skip
+    merged = merge([run, other])
+    assert len(merged.arms) == 3 and merged.grid["seeds"] == [0, 1, 2, 3]
+    problems = audit(merged).problems
+    assert len(problems) == 3
+    for arm, line in zip(("plain", "A", "B"), problems, strict=True):
+        assert line.startswith(f"no replicate: {arm}/seed2 of {arm}/seed0, {arm}/seed3 of")
 
 
 def test_merged_runs_of_other_networks_are_not_matched(tiny_run: Path) -> None:

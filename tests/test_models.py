@@ -307,9 +307,40 @@ def test_files_of_stock_layers_have_a_spec(tmp_path) -> None:
 def test_load_says_what_is_wrong(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no model file at"):
         reszoo.load(tmp_path / "nothing.keras")
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        reszoo.load("a" * 5000 + ".keras")
+    (tmp_path / "d.keras").mkdir()
+    with pytest.raises(ValueError, match=r"d\.keras is a directory"):
+        reszoo.load(tmp_path / "d.keras")
+    with pytest.raises(FileNotFoundError, match=r'did you mean "d\.keras"\?'):
+        reszoo.load(tmp_path / "dd.keras")
     (tmp_path / "weights.h5").write_bytes(b"")
     with pytest.raises(ValueError, match=r"not a \.keras file"):
         reszoo.load(tmp_path / "weights.h5")
+
+
+def test_a_damaged_file_is_named(tmp_path) -> None:
+    """A flipped bit loads as it was, where no program looks at it, or is a ValueError."""
+    path = tmp_path / "m.keras"
+    reszoo.build("resnet20", depth=8, width=1, input_shape=(8, 8, 3)).save(path)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    directory = whole.index(b"PK\1\2")
+    places = [*draw.integers(0, len(whole), 12), *draw.integers(directory, len(whole), 12)]
+    refused = 0
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << draw.integers(8)
+        path.write_bytes(flipped)
+        try:
+            reszoo.load(path)
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 12
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a Keras model file"):
+        reszoo.load(path)
 
 
 def test_layer_names_are_structural() -> None:
@@ -374,6 +405,16 @@ def test_very_deep_nets_build_and_load(tmp_path) -> None:
         lambda: reszoo.build("resnet20", dtype="int8_from_float32"),
         lambda: reszoo.build("resnet20", dtype="float8_from_mixed_bfloat16"),
         lambda: reszoo.build("resnet20", input_tensor=keras.Input((32, 32, 3)), input_shape=5),
+        lambda: reszoo.build("resnet20", input_tensor=keras.Input((32, 32, 3), dtype="uint8")),
+        lambda: reszoo.build("resnet20", input_tensor=keras.Input((32, 32, 3), dtype="bool")),
+        lambda: reszoo.build("resnet20", include_top=False, pooling=np.array([1, 2])),
+        lambda: reszoo.build("resnet20", data_format=np.array(["a", "b"])),
+        lambda: reszoo.build("resnet20", classes=np.array([1, 2]), include_top=False),
+        lambda: reszoo.build("resnet20", shortcut=np.array(["A", "B"])),
+        lambda: reszoo.backbone("resnet20", out_indices=np.array(3)),
+        lambda: reszoo.build("resnet20", depth=8).freeze(["stem"]),  # type: ignore[arg-type]
+        lambda: reszoo.names(weights="yes"),  # type: ignore[arg-type]
+        lambda: reszoo.load(None),  # type: ignore[arg-type]
         lambda: reszoo.build("resnet20", depths={1: 1, 2: 2, 3: 3}),
         lambda: reszoo.build("resnet20", depth=20, widths=5),
         lambda: reszoo.build("resnet20", norm_epsilon=10**400),
@@ -388,6 +429,40 @@ def test_arguments_of_a_wrong_kind_are_refused_in_one_line(call) -> None:
     with pytest.raises(reszoo.SpecError) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_switches_of_numpy_are_switches() -> None:
+    model = reszoo.build("resnet20", depth=8, include_top=np.False_, portable=np.bool_(False))
+    assert model.output_shape == (None, 8, 8, 64)
+
+
+def test_integers_reach_the_network_through_its_preprocessing_only(tmp_path) -> None:
+    small = {"depth": 8, "width": 4}
+    trained = reszoo.build("resnet20", input_shape=(8, 8, 3), **small)
+    trained.preprocessing = reszoo.Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
+    trained.save(tmp_path / "t.keras")
+    pixels = keras.Input((8, 8, 3), dtype="uint8")
+    model = reszoo.build(
+        "resnet20", tmp_path / "t.keras", input_tensor=pixels, preprocessing="in_graph", **small
+    )
+    batch = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    expected = trained(((batch / 255 - 0.5) / 0.25).astype(np.float32))
+    np.testing.assert_allclose(model(batch), expected, rtol=1e-4, atol=1e-6)
+    for kind, words in (("uint8", "takes floats, not uint8"), ("string", "not string")):
+        with pytest.raises(reszoo.SpecError, match=words):
+            reszoo.build("resnet20", input_tensor=keras.Input((8, 8, 3), dtype=kind))
+
+
+def test_maps_of_vgg_are_its_stages() -> None:
+    for index in (5, 7, -6):
+        with pytest.raises(reszoo.SpecError, match=r"between -5 and 4 \(the stages\)"):
+            reszoo.backbone("vgg11", out_indices=(index,), input_shape=(32, 32, 3))
+
+
+def test_shapes_in_an_array_are_in_the_order_of_the_format() -> None:
+    model = reszoo.build("resnet20", depth=8, width=4, data_format="channels_first",
+                         input_shape=np.array([3, 8, 16]))  # fmt: skip
+    assert model.spec.input_shape == (8, 16, 3)
 
 
 def test_labels_may_be_set() -> None:

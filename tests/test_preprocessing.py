@@ -175,16 +175,82 @@ def test_call_resizes_lists_and_not_batches():
     np.testing.assert_array_equal(setting(list(batch), resize=False), setting(batch))
 
 
-@pytest.mark.parametrize("images", [[], tf.zeros((1, 8, 8, 3)), ["cat.png"], [pixels(4, 4)]])
-def test_resize_refuses_in_one_line(images):
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "no images"),
+        (tf.zeros((1, 8, 8, 3)), "PIL images and numpy arrays"),
+        (["cat.png"], "not <U7"),
+        ([pixels(4, 6)], "(H, W, 3) here, not (4, 6)"),
+        (pixels(4, 6), "not (4, 6)"),
+        ([[[1], [2, 3]]], "no array of pixels"),
+        ([pixels(0, 6, 3)], "0x6 pixels cannot be resized"),
+        ([pixels(3, 8000, 3)], "3x8000 pixels would be resized to 256x682666"),
+    ],
+)
+def test_resize_refuses_in_one_line(images, message):
     with pytest.raises(SpecError) as error:
         TORCH.resize(images)
-    assert "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F", "La"])
+def test_pil_images_of_more_than_8_bits_are_refused(mode):
+    """Pillow would clip them at 255: white images, and no word."""
+    image = Image.new(mode, (20, 20))
+    for given, resize in ((image, None), ([image], None), ([image], False)):
+        with pytest.raises(SpecError, match=f"mode '{mode}'.*scale them") as error:
+            HALF(given, resize=resize)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"]
+)
+def test_pil_images_of_8_bits_become_what_pillow_makes_of_them(mode):
+    image = Image.fromarray(pixels(16, 16, 3)).convert("RGBA" if mode == "PA" else "RGB")
+    image = image.convert("P" if mode == "PA" else mode).convert(mode)
+    setting = Preprocessing(input_size=16, crop_fraction=1.0)
+    expected = np.asarray(image.convert("RGB"))[None]
+    np.testing.assert_array_equal(setting.resize([image]), expected)
+    np.testing.assert_array_equal(setting.pixels([image]), expected)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("resize", [False, True])
+def test_values_outside_the_range_are_said_before_resizing(in_graph, resize):
+    ways = HALF.pixels if in_graph else HALF
+    image = np.full((20, 20, 3), 100)
+    for given in (image[None], [image]):
+        for value, dtype in ((256, "uint16"), (65535, "uint16"), (-1, "int8"), (-1, "int64")):
+            wrong = np.array(given).astype(dtype)
+            wrong[0, 3, 4, 1] = value
+            wrong = list(wrong) if isinstance(given, list) else wrong
+            with pytest.raises(SpecError, match=f"{dtype} hold .*{value}.*0..255"):
+                ways(wrong, resize=resize)
+        for value, words in ((-1.0, "normalised"), (65535.0, "more than 8 bits"), (np.nan, "nan")):
+            wrong = np.array(given, "float32")
+            wrong[0, 3, 4, 1] = value
+            wrong = list(wrong) if isinstance(given, list) else wrong
+            with pytest.warns(UserWarning, match=words) as caught:
+                ways(wrong, resize=resize)
+            assert len(caught) == 1
+
+
+def test_integers_of_the_range_are_pixels_whatever_their_type(recwarn):
+    image = pixels(20, 24, 3)
+    for dtype in ("uint16", "int16", "int64", "float32"):
+        wide = image.astype(dtype)
+        np.testing.assert_array_equal(HALF.normalize(wide), HALF.normalize(image))
+        np.testing.assert_allclose(HALF([wide]), HALF([image]), atol=1.01 / 127.5)
+    HALF([np.zeros((20, 20, 3), "float32"), image.astype("float32")])  # dark beside bright
+    assert not recwarn
 
 
 def test_resize_refuses_a_size():
-    with pytest.raises(SpecError, match="positive number of pixels"):
-        TORCH.resize(pixels(4, 4, 3), size=0)
+    for size, words in ((0, "size takes a positive integer"), (10**6, "at most 8192 pixels")):
+        with pytest.raises(SpecError, match=words):
+            TORCH.resize(pixels(4, 4, 3), size=size)
 
 
 def test_dict_goes_through_json():
@@ -202,21 +268,37 @@ def test_dict_goes_through_json():
         ({"mean": [0.5]}, "one entry a channel"),
         ({"mean": 0.5}, "one number a channel"),
         ({"mean": "abc"}, "one number a channel"),
-        ({"mean": [0, 0, "0"]}, "finite numbers"),
+        ({"mean": [0, 0, "0"]}, "finite number"),
         ({"std": [1, 1, 0]}, "positive"),
-        ({"std": [1, 1, float("nan")]}, "finite numbers"),
-        ({"scale": True}, "finite numbers"),
+        ({"std": [1, 1, float("nan")]}, "finite number"),
+        ({"scale": True}, "finite number"),
         ({"crop_fraction": 1.1}, "(0, 1]"),
         ({"test_crop_fraction": 0}, "(0, 1]"),
-        ({"input_size": 224.0}, "pixels"),
-        ({"input_size": None}, "pixels"),
-        ({"test_input_size": -1}, "pixels"),
+        ({"input_size": 224.0}, "input_size takes a positive integer"),
+        ({"input_size": None}, "input_size takes a positive integer"),
+        ({"test_input_size": -1}, "test_input_size takes a positive integer"),
+        ({"means": [0.5]}, 'did you mean "mean"'),
+        ({"scale": np.True_}, "finite number"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(values, message):
     with pytest.raises(SpecError) as error:
         Preprocessing.from_dict(values)
     assert message in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(SpecError) as same:
+        Preprocessing(**values)
+    assert str(same.value) == str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = Preprocessing(
+        scale=np.float32(0.5), mean=np.full(3, 0.5, "float32"), std=[np.float16(0.25)] * 3,
+        crop_fraction=np.float32(0.875), input_size=np.int64(32),
+    )  # fmt: skip
+    plain = Preprocessing(scale=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, input_size=32)
+    assert given == plain and json.dumps(given.to_dict()) == json.dumps(plain.to_dict())
+    images = pixels(1, 40, 50, 3)
+    np.testing.assert_array_equal(plain(images, resize=np.True_), plain(list(images)))
 
 
 def test_imagenet_labels_are_the_classes_of_ilsvrc_2012():
@@ -283,6 +365,19 @@ def test_decode_takes_other_labels():
 
 
 @pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "uint64", "int8", "int64", "float16", "float64", "bfloat16"]
+)
+def test_decode_ranks_scores_of_every_type(dtype):
+    """Negated as they are, 0 and the smallest integer stay what they are and would come first."""
+    values = [0, 3, 1, 2] if dtype[0] == "u" else [-128, 3, 1, 2]
+    scores = tf.cast(tf.constant([values]), dtype)
+    for given in (scores, np.asarray(scores)):
+        got = decode(given, ["least", "most", "third", "second"], top=4)[0]
+        assert [name for _, name, _ in got] == ["most", "second", "third", "least"]
+        assert [score for _, _, score in got] == [3, 2, 1, values[0]]
+
+
+@pytest.mark.parametrize(
     ("predictions", "names", "top", "message"),
     [
         (np.zeros((1, 10)), "imagenet1k", 5, "10 classes are predicted, but there are 1000 labels"),
@@ -290,6 +385,13 @@ def test_decode_takes_other_labels():
         (np.zeros((1, 10)), "cifar10", 0, "top takes a positive integer"),
         (np.zeros((1, 10)), "cifar", 5, 'did you mean "cifar10"'),
         (np.zeros((1, 1)), [("a", "b", "c")], 5, "a label is a name"),
+        (np.zeros((1, 2)), [1, 2], 5, "a label is a name"),
+        (np.zeros((1, 2)), {"a": 1, "b": 2}, 5, "labels takes one name a class"),
+        (np.zeros((1, 10), bool), "cifar10", 5, "not bool"),
+        (np.zeros((1, 10), complex), "cifar10", 5, "not complex128"),
+        ([["a"] * 10], "cifar10", 5, "not <U1"),
+        ([[1, 2], [1]], "cifar10", 5, "no predictions (N, classes)"),
+        (np.array([[0.0] * 10, [1.0] * 9 + [np.nan]]), "cifar10", 5, "NaN, which has no rank: ima"),
     ],
 )
 def test_decode_refuses_in_one_line(predictions, names, top, message):
@@ -354,6 +456,13 @@ def test_networks_check_their_images_alike(in_graph):
         with pytest.raises(SpecError, match=words) as error:
             model.preprocess_input(given, resize=False)
         assert "\n" not in str(error.value)
+    with pytest.raises(SpecError, match="resize takes True or False, not 'yes'"):
+        model.preprocess_input(images, resize="yes")
+    assert model.preprocess_input(images).shape == (2, 224, 224, 3)
+    single = Image.fromarray(images[0])
+    np.testing.assert_array_equal(
+        model.preprocess_input(single), model.preprocess_input(images[:1], resize=np.True_)
+    )
     with pytest.warns(UserWarning, match="0..255 are expected"):
         model.preprocess_input(np.full((1, 2, 2, 3), 0.5))
     for batch in (images[:1], images[0][None], tf.constant(images[0][None])):
@@ -361,6 +470,17 @@ def test_networks_check_their_images_alike(in_graph):
         expected = images[0][None] if in_graph else images[0][None] / 127.5 - 1
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_config_is_a_copy():
+    model = reszoo.build("resnet20", depth=8, width=4, classes=2)
+    model.labels, model.preprocessing = ["cat", "dog"], HALF
+    meta = model.get_config()["meta"]
+    meta["labels"][0][1] = "bird"
+    meta["preprocessing"]["mean"].clear()
+    meta["maps"].clear()
+    assert model.labels == [("cat", "cat"), ("dog", "dog")]
+    assert model.preprocessing == HALF and len(model.feature_info) == 4
 
 
 @pytest.mark.parametrize(

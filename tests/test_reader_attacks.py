@@ -267,10 +267,10 @@ DEEP = 200_000
     ids=["tuples", "lists", "marks", "beside weights", "dicts", "stack", "opcodes", "cycle"],
 )
 def test_recursion_and_size_bombs(tmp_path: Path, attack: bytes) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     refused(tmp_path / "f", forged.torch_zip(pickled(attack)))
     refused(tmp_path / "g", forged.torch_legacy(pickled(attack)))
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("put", [b"r" + struct.pack("<I", 2**32 - 1), b"p4294967295\n"])
@@ -284,7 +284,7 @@ def test_hash_collisions(tmp_path: Path) -> None:
 
     A tuple of one tuple twice, 60 times over, takes for ever to hash.
     """
-    start = time.monotonic()
+    start = time.process_time()
     collide = {i * (2**61 - 1): 0 for i in range(1, 50)}
     lie = b"}" + forged.fill(collide)
     refused(tmp_path / "f", forged.torch_zip(pickled(lie)), "a key that is neither")
@@ -294,7 +294,7 @@ def test_hash_collisions(tmp_path: Path) -> None:
     pairs = value([[str(i), 0] for i in range(20_000)]) + b"q\x00"
     lie = pairs + (ORDERED + b"h\x00\x85R") * 2000
     refused(tmp_path / "f", forged.torch_zip(pickled(lie)), "opcodes")
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 GOOD = forged.torch_parts(pickled(value({"w": W})))

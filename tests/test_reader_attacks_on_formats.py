@@ -314,9 +314,9 @@ NPY = npy(npy_header())
 )
 def test_npz_members(tmp_path: Path, attack: bytes, match: str) -> None:
     """Objects, code in the header, shapes that the bytes do not fill, nesting."""
-    start = time.monotonic()
+    start = time.process_time()
     refused(tmp_path / "f", zipped([("good.npy", NPY), ("w.npy", attack)]), match)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_npz_bomb(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from made_up_run import compared, made_up
 from scipy import stats
 
 from ablations import grids
+from ablations.audit import Audit
 from ablations.errors import UserError
 from ablations.recipes import recipe
 from ablations.records import Run
-from ablations.report import captions, html, latex, table, terminal
+from ablations.report import captions, figures, html, latex, table, tensorboard, terminal
 from ablations.report.tidy import statistics_csv
 
 ERRORS = {
@@ -91,6 +92,118 @@ def test_statistics_csv_agrees_with_scipy(tmp_path: Path) -> None:
     signs = {"base": 1, "worse": -1, "noise": -1, "other": 1}
     expected = stats.ttest_1samp(sum(s * np.array(ERRORS[arm]) for arm, s in signs.items()), 0)
     assert float(contrast["p"]) == pytest.approx(expected.pvalue)
+
+
+# Levels that arms leave at their default
+
+SHORT: dict[str, dict[str, Any]] = {
+    "base": {}, "worse": {"shortcut": "none"}, "noise": {"depth": 14},
+    "other": {"shortcut": "none", "depth": 14},
+}  # fmt: skip
+
+
+def test_levels_left_at_their_default_are_those_of_the_network(tmp_path: Path) -> None:
+    """resnet20 has 20 layers and shortcut A."""
+    comparison = compared(made_up(tmp_path, ERRORS, factors=SHORT))
+    assert {row.arm.name: row.differs for row in comparison.rows} == {
+        "base": "shortcut=A, depth=20", "worse": "shortcut=none, depth=20",
+        "noise": "shortcut=A, depth=14", "other": "shortcut=none, depth=14",
+    }  # fmt: skip
+    mean = {arm: float(np.mean(errors)) for arm, errors in ERRORS.items()}
+    plain = (mean["worse"] + mean["other"] - mean["base"] - mean["noise"]) / 4
+    line = next(x for x in table.effect_lines(comparison) if x.startswith("shortcut:"))
+    assert line.endswith(f"deviations A {-plain:+.2f}, none {plain:+.2f}".replace("-", "−"))
+    (first, *_) = csv.DictReader(io.StringIO(table.table_csv(comparison)))
+    assert (first["factor.shortcut"], first["factor.depth"]) == ("A", "20")
+    assert "None" not in table.markdown(comparison) + statistics_csv(comparison)
+    assert tensorboard.arm_hparams(tmp_path, [r.arm for r in comparison.rows], "base") == {
+        "grid": tmp_path.name, "arm": "base", "shortcut": "A", "depth": 20.0,
+    }  # fmt: skip
+
+
+def test_a_default_that_is_written_out_is_no_other_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {"base": ERRORS["base"], "deep": ERRORS["other"]}
+    deep = {"shortcut": "A", "depth": 32, "recipe.l2": 0}
+    run = made_up(tmp_path, errors, factors={"base": {}, "deep": deep})
+    run = changed(run, "deep", weighted_layers=32)
+    assert compared(run).factors == ["depth"]  # the quick protocol's l2 is 0.0
+    monkeypatch.setattr(captions, "audit", lambda run: Audit(("x", "y"), ()))
+    assert "depth" not in figures.skipped(run)
+    run.grid.update(planned_baseline="deep")
+    small = figures.depth(run).get_supxlabel().replace("\n", " ")
+    assert "NOT MATCHED: 2 differences" in small
+    assert "THE BASELINE WAS CHOSEN AFTERWARDS." in small
+
+
+@pytest.mark.parametrize(
+    ("arm", "levels", "sentence"),
+    [
+        ("other", {"depth": 32}, "4 of the 6 combinations of shortcut and depth are there; none "
+         "has shortcut=none, depth=14"),
+        ("other", {"depth": 14}, "noise and other both have shortcut=A, depth=14"),
+    ],
+)  # fmt: skip
+def test_a_grid_with_a_hole_says_why_it_has_no_main_effects(
+    arm: str, levels: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    comparison = compared(made_up(tmp_path, ERRORS, factors=SHORT | {arm: levels}))
+    assert comparison.effects is None
+    text = table.markdown(comparison)
+    assert "No main effects and interaction: " in text and sentence in text
+    one_seed = {name: errors[:1] for name, errors in ERRORS.items()}
+    few = compared(made_up(tmp_path, one_seed, factors=SHORT | {arm: levels}))
+    assert "No main effects" not in table.markdown(few)
+
+
+# What stands on top, and what only where it is true
+
+
+def test_not_matched_stands_above_every_table(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    for problems in ((), ("A saw other data",)):
+        comparison = compared(run, problems)
+        for text in (table.markdown(comparison), terminal(comparison, 120)):
+            top = text.splitlines()[:4]
+            assert any("NOT MATCHED: 1 difference " in line for line in top) == bool(problems)
+        rows = csv.DictReader(io.StringIO(statistics_csv(comparison)))
+        assert {row["matched"] for row in rows} == {str(not problems)}
+        assert latex.table(comparison).count("NOT MATCHED") == len(problems)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_intervals_and_words_are_explained_where_there_are_any(seeds: int, tmp_path: Path) -> None:
+    text = table.markdown(compared(made_up(tmp_path, {k: v[:seeds] for k, v in ERRORS.items()})))
+    assert ("An interval is of its comparison" in text) == ("More below" in text) == (seeds > 2)
+
+
+def test_no_effect_above_a_hundred_points_is_printed(tmp_path: Path) -> None:
+    run = made_up(tmp_path, {"base": [50.0, 50.0, 50.0], "a": [20.0, 55.0, 90.0],
+                             "b": [50.0, 52.0, 61.0], "c": [50.0, 66.0, 70.0]})  # fmt: skip
+    head, rows = table.statistics(compared(run))
+    place = head.index("detectable")
+    shown = [row[place] for row in rows]
+    # 5.653 and 9.816 standard errors: quadrature in test_inference.
+    errors = [np.std(d, ddof=1) / 3**0.5 for d in ([-30, 5, 40], [0, 2, 11], [0, 16, 20])]
+    assert shown[0] == "> 100" and 5.653 * errors[0] > 100
+    for text, error in zip(shown[1:], errors[1:], strict=True):
+        numbers = [float(number) for number in text.rstrip(")").split(" (")]
+        assert numbers == pytest.approx([5.653 * error, 9.816 * error], abs=0.01)
+
+
+def test_cells_csv_counts_attempts(tmp_path: Path) -> None:
+    run = made_up(tmp_path, {"base": [1.0, None], "arm": [2.0, 3.0]})
+    rows = list(csv.DictReader(io.StringIO(table.cells_csv(run))))
+    assert [row["attempts"] for row in rows] == ["1", "1", "0", "1"]
+
+
+def test_one_of_something_is_no_plural(tmp_path: Path) -> None:
+    run = made_up(tmp_path, ERRORS)
+    for arm in ERRORS:
+        run = changed(run, arm, recipe=recipe("quick", epochs=0, iterations=1).to_dict())
+    text = " ".join(captions.caption(run))
+    assert "(1 step, batch 128)" in text and "1 cells" not in text
 
 
 def test_one_seed_has_mcnemar_s_rows_and_its_warning_once(tmp_path: Path) -> None:

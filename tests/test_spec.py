@@ -59,7 +59,7 @@ def test_width_scales_the_stem_unless_it_is_given(network) -> None:
     assert reszoo.spec("wrn16-4", width=32).stem_width == 8  # its own stem scales
     odd = reszoo.spec(network, stem_width=12)  # 12 x 8 / 64 would be no integer
     assert reszoo.spec(odd, width=8, stem_width=12).widths == (8, 16, 32, 64)
-    with pytest.raises(reszoo.SpecError, match="stem_width takes positive integers, not 0"):
+    with pytest.raises(reszoo.SpecError, match="stem_width takes a positive integer, not 0"):
         reszoo.spec(network, width=32, stem_width=0)
 
 
@@ -91,6 +91,12 @@ def test_none_means_as_it_was() -> None:
     """A plain net must not become residual by shortcut=None."""
     assert reszoo.spec("plain20", shortcut=None) == reszoo.spec("plain20")
     assert reszoo.spec("resnet20", shortcut=None, widths=None) == reszoo.spec("resnet20")
+
+
+def test_none_means_as_it_was_of_comparators_too() -> None:
+    known = reszoo.complexity("vgg16")
+    for name in ("classes", "input_shape", "name", "stem", "depth"):
+        assert reszoo.complexity("vgg16", **{name: None}) == known
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,9 @@ def test_integers_of_other_libraries() -> None:
     )  # fmt: skip
     assert spec == reszoo.spec("resnet20", depth=8, width=4, classes=7, input_shape=(8, 8, 3))
     assert {type(n) for n in (*spec.depths, *spec.widths, spec.classes)} == {int}
+    switched = reszoo.spec("resnet20", stochastic_depth=np.float32(0.25), zero_gamma=np.bool_(True))
+    assert switched == reszoo.spec("resnet20", stochastic_depth=0.25, zero_gamma=True)
+    assert json.loads(json.dumps(switched.to_dict()))["zero_gamma"] is True
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,10 @@ def test_integers_of_other_libraries() -> None:
         ({"input_shape": (224, 224)}, "input_shape is"),
         ({"input_shape": (224, 224, None)}, "input_shape is"),
         ({"input_shape": "abc"}, "input_shape takes a sequence"),
+        ({"input_shape": (10**20, 10**20, 3)}, "input_shape is .* from 1 to 2147483647"),
+        ({"classes": 10**30}, "classes takes"),
         ({"shortcut": "A"}, "comparator"),
+        ({"shortct": None}, "comparator"),
     ],
 )
 def test_comparators_check_their_arguments_too(overrides, words) -> None:
@@ -159,14 +171,22 @@ def test_comparators_check_their_arguments_too(overrides, words) -> None:
         ("resnet20", {"width": 8, "widths": (8, 16, 32)}, "not both"),
         ("resnet20", {"depths": (1, 1)}, "one entry a stage"),
         ("resnet20", {"depths": 3}, "sequence of integers"),
+        ("resnet20", {"depths": (1, 0, 1)}, "depths[1] takes a positive integer, not 0"),
+        ("resnet20", {"depths": (10**20,) * 3}, "depths[0] takes a positive integer of at most"),
+        ("resnet20", {"depth": 6 * 10**20 + 2}, "depth takes a positive integer of at most"),
+        ("resnet50", {"expansion": 10**20}, "expansion takes a positive integer of at most"),
+        ("resnet20", {"classes": 10**30}, "classes takes an integer of at least 0 and at most"),
+        ("resnet20", {"classes": 10**5000}, "not a very large int"),
+        ("resnet20", {"input_shape": (10**20, 10**20, 3)}, "from 1 to 2147483647"),
+        ("resnet18", {"shortcut_kernel": 2}, "only odd kernels halve every map"),
         ("resnet20", {"classes": -1}, "classes takes"),
         ("resnet20", {"input_shape": (32, 32)}, "input_shape is"),
         ("resnet20", {"input_shape": (32, 32, None)}, "input_shape is"),
         ("resnet20", {"widths": (32, 16, 16)}, 'shortcut "A" only adds'),
         ("resnet20", {"norm_epsilon": 0}, "norm_epsilon"),
         ("resnet20", {"norm_epsilon": float("nan")}, "norm_epsilon"),
-        ("resnet20", {"depth": float("nan")}, "depth takes an integer"),
-        ("resnet18", {"depth": [34]}, "depth takes an integer"),
+        ("resnet20", {"depth": float("nan")}, "depth takes a positive integer"),
+        ("resnet18", {"depth": [34]}, "depth takes a positive integer"),
         ("resnet20", {"name": ["x"]}, "name takes text"),
         ("resnet20", {"block": "fancy"}, 'unknown block "fancy"'),
         ("vgg16", {}, "comparator"),

@@ -120,3 +120,31 @@ def test_fan_in_and_fan_out_differ_enough_to_be_told_apart() -> None:
     """The check on the initial values accepts 4 standard errors; fan-out is 41 % off."""
     kernel = np.asarray(reszoo.build(spec("B"), seed=0).get_layer("stage3_block1_conv1").kernel)
     assert 4 / np.sqrt(kernel.size) < np.sqrt(2) - 1
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("channels", [3, 12])
+def test_narrow_projections_have_the_right_gradient(channels: int, data_format: str) -> None:
+    """oneDNN's own filter gradient writes beyond its buffer here, on any number of threads."""
+    import keras
+    import tensorflow as tf
+
+    last = data_format == "channels_last"
+    shape = (56, 56, 3) if last else (3, 56, 56)
+    net = reszoo.build(
+        "resnet20", depth=8, width=channels, shortcut="B", input_shape=shape,
+        data_format=data_format,
+    )  # fmt: skip
+    (layer,) = [
+        one for one in net.layers
+        if isinstance(one, keras.layers.Conv2D) and one.kernel.shape[:3] == (1, 1, channels)
+    ]  # fmt: skip
+    draw = np.random.default_rng(channels)
+    x = draw.normal(size=(8, 56, 56, channels)).astype(np.float32)
+    sensitivity = draw.normal(size=(8, 28, 28, 2 * channels)).astype(np.float32)
+    maps = [np.ascontiguousarray(v if last else v.transpose(0, 3, 1, 2)) for v in (x, sensitivity)]
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(maps[0]) * maps[1])
+    gradient = tape.gradient(total, layer.kernel)
+    expected = np.einsum("nijc,nijd->cd", x[:, ::2, ::2], sensitivity, dtype=np.float64)
+    np.testing.assert_allclose(gradient[0, 0], expected, rtol=0, atol=1e-3)

@@ -98,7 +98,7 @@ def foreign(path: Path, network: str, grammar: str, **fields: Any) -> Path:
 
 LIES: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({"stem_width": BIG, "shortcut": "B"}, {}, SpecError, "stem_width=4 contradicts"),
-    ({"depths": [BIG] * 3}, {}, SpecError, "depths=(1, 1, 1) contradicts"),
+    ({"depths": [BIG] * 3}, {}, WeightFileError, "depths[0] takes a positive integer of at most"),
     ({"widths": [4] * 10**5, "depths": [1] * 10**5}, {}, WeightFileError, "64 stages"),
     ({"attention": "se", "se_divisor": BIG}, {"attention": "se"}, WeightFileError, "missing: "),
     ({"shortcut_kernel": BIG}, {}, SpecError, "shortcut_kernel=1 contradicts"),

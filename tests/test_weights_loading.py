@@ -21,12 +21,16 @@ from small_networks import (
     randomized,
     refusal,
     tiny,
+    unreachable,
     values,
     write,
 )
 
 import reszoo
+from reszoo import catalog
+from reszoo.comparators import image_size
 from reszoo.errors import SpecError
+from reszoo.weights import loading
 from reszoo.weights.loading import WeightsNotice
 from reszoo.weights.readers import WeightFileError, open_weights
 
@@ -229,10 +233,47 @@ def test_vgg_backbones(name: str, tmp_path: Path) -> None:
         own = write(model, kind, tmp_path)
         back = reszoo.build(name, weights=own, include_top=False, input_shape=(40, 40, 3))
         np.testing.assert_array_equal(outputs(back), outputs(model))
-    with pytest.raises(SpecError, match=r"read maps of \(7, 7\) pixels, not \(1, 1\)"):
+    with pytest.raises(WeightFileError, match=r"missing: classifier\.0\.weight"):
         reszoo.build(name, weights=path, classes=5, input_shape=(40, 40, 3))
     with pytest.raises(WeightFileError, match="named as those of VGG networks"):
         tiny(weights=path)
+
+
+@pytest.mark.parametrize("kind", ["keras", "weights.h5", "safetensors"])
+@pytest.mark.filterwarnings("error::reszoo.weights.loading.WeightsNotice")
+def test_vgg_of_any_size(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first fully connected layer has a row a channel and pixel of the map, image / 32."""
+    monkeypatch.setitem(catalog.VGG, "vgg11_bn", ((2,), (2,), (2,), (2,), (4,)))
+    shape = {"input_shape": (32, 70, 1)}
+    model = randomized(reszoo.build("vgg11_bn", classes=3, **shape))
+    assert model.get_layer("head_fc1").kernel.shape == (4 * 1 * 2, 4096)
+    path = write(model, kind, tmp_path)
+    back = reszoo.build("vgg11_bn", weights=path, classes=3, **shape)
+    np.testing.assert_array_equal(outputs(back), outputs(model))
+    for size in (shape, {"input_shape": (None, None, 1)}):  # the convolutions fit any
+        part = reszoo.build("vgg11_bn", weights=path, include_top=False, **size)
+        features = keras.Model(model.input, model.get_layer("stage5_pool").output)
+        np.testing.assert_array_equal(outputs(part, images(model)), outputs(features))
+    text = refusal(SpecError, "vgg11_bn", weights=path, input_shape=(224, 224, 1))
+    assert "maps of (1, 2) pixels, not (7, 7): with weights use images of 32x64" in text
+
+
+@pytest.mark.parametrize(
+    ("flattened", "asked", "size"),
+    [
+        (25088, None, (224, 224)),  # 512 x 7 x 7
+        (2048, (64, 64, 3), (64, 64)),
+        (2048, (70, 65, 3), (70, 65)),
+        (2048, (32, 128, 3), (32, 128)),
+        (2048, (32, 32, 3), (64, 64)),
+        (2048, (None, None, 3), (64, 64)),
+        (3072, None, (64, 96)),
+        (100, None, (32, 32)),
+        (None, (40, 40, 3), (40, 40)),
+    ],
+)
+def test_image_size_of_vgg(flattened: int | None, asked: Any, size: tuple[int, int]) -> None:
+    assert image_size("vgg11", flattened, asked) == size
 
 
 @pytest.mark.slow
@@ -249,7 +290,8 @@ def test_vgg_with_its_classifier(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_other_input_channels(channels: int, trained: keras.Model, checkpoint: Path) -> None:
     shape = (32, 32, channels)
-    model = tiny(weights=checkpoint, input_shape=shape, classifier_activation=None)
+    with pytest.warns(WeightsNotice, match=f"adapted to {channels}$"):
+        model = tiny(weights=checkpoint, input_shape=shape, classifier_activation=None)
     rgb = np.asarray(trained.get_layer("stem_conv").kernel)
     kernel = np.asarray(model.get_layer("stem_conv").kernel)
     assert kernel.shape == (3, 3, channels, 4)
@@ -262,6 +304,29 @@ def test_other_input_channels(channels: int, trained: keras.Model, checkpoint: P
         np.testing.assert_allclose(found, outputs(trained, np.repeat(grey, 3, 3)), 1e-4, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input_shape": (3, 32, 32)}, r"adapted to 32; did you mean input_shape=\(32, 32, 3\)"),
+        ({"input_shape": (1, 32, 48)}, r"adapted to 48; did you mean input_shape=\(32, 48, 1\)"),
+        (
+            {"input_shape": (32, 16, 3), "data_format": "channels_first"},
+            r"adapted to 32; did you mean input_shape=\(3, 32, 16\)",
+        ),
+        ({"input_shape": (32, 32, 1)}, "adapted to 1$"),
+        ({"input_shape": (32, 32, 8)}, "adapted to 8$"),
+        ({"input_shape": (None, None, 6)}, "adapted to 6$"),
+        ({"input_shape": (4, 16, 16), "data_format": "channels_first"}, "adapted to 4$"),
+    ],
+)
+def test_other_input_channels_are_said(
+    arguments: dict[str, Any], words: str, checkpoint: Path
+) -> None:
+    with pytest.warns(WeightsNotice, match=f"mine.* has 3 input channels: .* {words}") as seen:
+        tiny(weights=checkpoint, include_top=False, **arguments)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("kind", ["keras", "weights.h5", "safetensors"])
 def test_files_of_other_input_channels(kind: str, tmp_path: Path) -> None:
     grey = randomized(tiny(input_shape=(32, 32, 1)))
@@ -269,7 +334,8 @@ def test_files_of_other_input_channels(kind: str, tmp_path: Path) -> None:
     with pytest.warns(WeightsNotice, match=r"input_shape=\(32, 32, 1\)"):
         model = tiny(weights=path)
     np.testing.assert_array_equal(outputs(model), outputs(grey))
-    wide = tiny(weights=path, input_shape=(32, 32, 3))
+    with pytest.warns(WeightsNotice, match="has 1 input channel: .* adapted to 3$"):
+        wide = tiny(weights=path, input_shape=(32, 32, 3))
     batch = images(grey)
     np.testing.assert_allclose(
         outputs(wide, np.repeat(batch, 3, 3)), outputs(grey, batch), rtol=1e-4, atol=1e-5
@@ -333,7 +399,7 @@ def test_keras_files_that_lie(trained: keras.Model, tmp_path: Path) -> None:
     path = write(trained, "keras", tmp_path)
     for number, (change, error) in enumerate(
         [
-            (lambda c: c["spec"].update(depths=[10**9] * 3), "depths="),
+            (lambda c: c["spec"].update(depths=[10**9] * 3), "spec cannot be read: depths"),
             (lambda c: c["spec"].update(surprise=1), "spec cannot be read"),
             (lambda c: c.update(layers=5), "no functional model"),
             (lambda c: c["meta"].update(labels="imagenet"), "metadata cannot be read"),
@@ -351,11 +417,48 @@ def test_paths_that_are_wrong(checkpoint: Path) -> None:
     text = refusal(SpecError, weights=checkpoint.with_name("mime.safetensors"))
     assert text.endswith('did you mean "mine.safetensors"?')
     assert "no weights file" in refusal(SpecError, weights="nowhere/at/all.pth")
-    assert "no weights file" in refusal(SpecError, weights=checkpoint.parent)
+    assert "is a directory" in refusal(SpecError, weights=checkpoint.parent)
+    assert "no weights file" in refusal(SpecError, weights="model_best.pth.tar")
+    assert "no weights file" in refusal(SpecError, weights="~nobody-of-this-name/a.pth")
+    assert len(refusal(SpecError, weights="/" + 5000 * "a" + ".pth")) < 500
+    assert len(refusal(SpecError, weights=5000 * "a")) < 1000
     assert "not 5" in refusal(SpecError, weights=5)
     with pytest.raises(SpecError, match="a network is a name or a ResNetSpec"):
         reszoo.build(5, weights=checkpoint)  # type: ignore[arg-type]
     assert '"resnet20"' in refusal(SpecError, "resnet2O", weights=checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "last.ckpt", "checkpoint"])
+def test_names_of_files_that_are_there(
+    name: str, trained: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader tells a file's kind by its content."""
+    for kind in ("pth", "legacy th"):
+        write(trained, kind, tmp_path).replace(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        found = tiny(weights=name, classifier_activation=None)
+        np.testing.assert_array_equal(outputs(found), outputs(trained))
+    (tmp_path / name).write_bytes(b"?")
+    assert "Supported: torch (.pth" in refusal(WeightFileError, weights=name)
+
+
+def test_a_tag_stays_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a1_in1k").write_bytes(b"")
+    monkeypatch.setattr(loading.index, "fetch", unreachable)
+    with pytest.raises(OSError, match="no route"):
+        reszoo.build("resnet50", weights="a1_in1k")
+
+
+def test_files_of_one_name_are_not_one_file(tmp_path: Path) -> None:
+    for part in "AB":
+        (tmp_path / part).mkdir()
+        path = write(tiny(), "keras", tmp_path / part)
+        with pytest.warns(WeightsNotice, match="new classifier of 7 classes"):
+            tiny(weights=path, classes=7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tiny(weights=path, classes=7)
 
 
 def test_layers_are_told_by_their_names(tmp_path: Path) -> None:

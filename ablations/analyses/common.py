@@ -84,7 +84,16 @@ def select(run: Run, only: Sequence[str] | None, seeds: Sequence[int] | None) ->
         if seeds is None or cell.seed in seeds
     ]
     if not cells:
-        raise UserError(f"{run.directory} has no finished cell of these arms and seeds")
+        problems = [
+            f"{cell.arm}/seed{cell.seed} {cell.state}: {cell.problem}"
+            for cell in run.cells
+            if cell.problem
+            and (only is None or cell.arm in only)
+            and (seeds is None or cell.seed in seeds)
+        ]
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        why = f" ({problems[0]}{more})" if problems else ""
+        raise UserError(f"{run.directory} has no finished cell of these arms and seeds{why}")
     return cells
 
 

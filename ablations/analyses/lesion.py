@@ -222,7 +222,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
 def draw(
     run: Run, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], sentence: str, chance: float
 ) -> Figure:
-    """Return error after one deletion, after k deletions and after k exchanges.
+    """Return error after one deletion, after k deletions and, where there are any, k exchanges.
 
     Args:
         run: for titles and colours.
@@ -235,16 +235,21 @@ def draw(
 
     from ablations.report import _axes
 
+    kinds = {
+        "delete_random": "blocks deleted at random",
+        "swap_random": "pairs of blocks exchanged",
+    }
+    drawn = [kind for kind in kinds if kind in {row["kind"] for row in rows}]
     with _axes.style():
-        figure, (single, deleted, swapped) = _axes.panels(
-            5.2, 1, 3, sharey=True, width_ratios=(1.4, 1, 1)
+        figure, (single, *others) = _axes.panels(
+            5.2, 1, 1 + len(drawn), sharey=True, width_ratios=(1.4, *(1 for _ in drawn))
         )
         for arm in dict.fromkeys(row["arm"] for row in rows):
             tint = _axes.colour(run, arm)
             intact = summarise(_errors(rows, arm, "none", "k")[0]).mean
             single.axhline(intact, color=tint, lw=0.9, ls=":")
             _draw_single(single, rows, arm, tint, _axes.marker(run, arm))
-            for axis, kind in ((deleted, "delete_random"), (swapped, "swap_random")):
+            for axis, kind in zip(others, drawn, strict=True):
                 found = _errors(rows, arm, kind, "k")
                 if not found:
                     continue
@@ -254,11 +259,8 @@ def draw(
                 axis.fill_between(k, low, high, color=tint, alpha=0.12, lw=0)
                 means = [intact, *(summarise(e).mean for e in found.values())]
                 axis.plot(k, means, color=tint, lw=2, marker=_axes.marker(run, arm), ms=4)
-        for axis, label in (
-            (single, "deleted block (from the input)"),
-            (deleted, "blocks deleted at random"),
-            (swapped, "pairs of blocks exchanged"),
-        ):
+        labels = ["deleted block (from the input)", *(kinds[kind] for kind in drawn)]
+        for axis, label in zip((single, *others), labels, strict=True):
             axis.axhline(chance, color=_axes.GREY, lw=0.9, ls="--")
             axis.set_xlabel(label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -269,6 +271,7 @@ def draw(
             "Blocks deleted or exchanged after training, nothing trained again. Means over seeds "
             "and random choices; bands: lowest to highest. Hollow: the block changes the shape. "
             "Dotted: nothing deleted; dashed: chance.",
+            "" if "swap_random" in drawn else "No stage has two blocks that could be exchanged.",
             sentence,
             _axes.provenance(run, cells),
         ]

@@ -76,7 +76,7 @@ def from_axes(base: str, axes: list[str], preset: str = "quick") -> Grid:
         preset: "quick" or "paper".
 
     Raises:
-        GridError: an axis is malformed, its field or a level is unknown, or there is one arm.
+        GridError: an axis is malformed, or its field or a level is unknown.
         SpecError: the network does not exist.
     """
     recipe, dataset = _protocol(base, preset)
@@ -97,13 +97,7 @@ def from_axes(base: str, axes: list[str], preset: str = "quick") -> Grid:
         "factors": factors,
         "presets": {preset: {"network": base, "recipe": recipe, "dataset": dataset}},
     }
-    grid = parse_grid("-".join([base, *factors]), content, preset, "of --axis")
-    if len(grid.arms) == 1:
-        raise GridError(
-            f"--axis: {' '.join(axes)} makes one arm, so nothing is compared; give more levels, or "
-            "--net NETWORK for one network"
-        )
-    return grid
+    return parse_grid("-".join([base, *factors]), content, preset, "of --axis")
 
 
 def _protocol(network: str, preset: str) -> tuple[str, str]:

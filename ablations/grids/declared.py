@@ -35,20 +35,30 @@ def declared(one: Arm, other: Arm) -> set[str]:
     Factors of different levels and what follows from them (unless an arm sets it by hand without
     declaring it), exceptions with a reason, and what matching solved for.
     """
-    names = {
-        name for name in {*one.factors, *other.factors} if _value(one, name) != _value(other, name)
-    }
+    factors = {*one.factors, *other.factors}
+    mine, theirs = levels(one, factors), levels(other, factors)
+    names = {name for name in factors if mine.get(name) != theirs.get(name)}
     silent = {*one.undeclared, *other.undeclared}
     names |= {x for name in names for x in FOLLOWS.get(name, ()) if x not in silent}
     names |= {f"recipe.{name}" for name in {*one.exceptions, *other.exceptions}}
     return names | (set(SOLVED) if one.match or other.match else set())
 
 
-def _value(arm: Arm, name: str) -> Any:
-    """Return what a factor is in an arm, also where the arm leaves it at its default."""
-    if name.startswith("recipe."):
-        return arm.recipe.get(name[7:])
-    return (arm.spec or {}).get(name, arm.factors.get(name))
+def levels(arm: Arm, factors: Iterable[str]) -> dict[str, Any]:
+    """Return factor -> what it is in an arm, also where the arm leaves it at its default.
+
+    `depth` is the number of weighted layers, `width` that of channels in the first stage. Factors
+    that the arm cannot have, such as fields of the spec in a comparator, are left out.
+    """
+    spec = arm.spec or {}
+    every = {
+        "depth": arm.weighted_layers,
+        **({"width": spec["widths"][0]} if "widths" in spec else {}),
+        **arm.factors,
+        **spec,
+        **{f"recipe.{name}": value for name, value in arm.recipe.items()},
+    }
+    return {name: every[name] for name in factors if name in every}
 
 
 def sentences(arms: list[Arm]) -> list[str]:

@@ -9,13 +9,20 @@ from typing import Any
 
 from ablations.errors import UserError
 from ablations.recipes import Recipe
-from reszoo.errors import unknown
+from reszoo.errors import shown, unknown
 from reszoo.specs import CHOICES, ResNetSpec
 
 _DERIVED = {"depth": int, "width": int}
 #: Fields of the spec that the data set decides.
 _FROM_DATA = ("input_shape", "classes")
 _SWITCH = {"true": True, "false": False, "yes": True, "no": False}
+#: Type -> (one value in words, several).
+_IN_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true, false, yes or no", "values true, false, yes or no"),
+    str: ("text", "texts"),
+}
 
 
 class GridError(UserError):
@@ -79,10 +86,7 @@ def parse(name: str, text: Any) -> Any:
     try:
         value = _convert(kind, text)
     except (ValueError, TypeError, KeyError):
-        allowed = f" ({', '.join(_SWITCH)})" if kind is bool else ""
-        raise GridError(
-            f"{name}: {text!r} is not {getattr(kind, '__name__', kind)}{allowed}"
-        ) from None
+        raise GridError(f"{name} takes {_allowed(kind)}, not {shown(text)}") from None
     if name in CHOICES and value not in CHOICES[name]:
         raise GridError(unknown(name, value, CHOICES[name]))
     return value
@@ -97,6 +101,14 @@ def axis_text(name: str, text: str) -> str | list[str]:
 def level_name(level: Any) -> str:
     """Return what a level is called in names of arms."""
     return "x".join(map(str, level)) if isinstance(level, tuple) else str(level)
+
+
+def _allowed(kind: Any) -> str:
+    """Return what a field of some type takes, in words."""
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_IN_WORDS[options[0]][1]}"
+    return _IN_WORDS[options[0] if options else kind][0]
 
 
 def _convert(kind: Any, text: Any) -> Any:

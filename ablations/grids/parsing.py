@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import re
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.grids.fields import GridError, axis_text, canonical, level_name, parse, split
 from ablations.grids.matching import BUDGETS, SOLVED, TOLERANCE
+from ablations.grids.naming import arm_name, check_name
 from ablations.recipes import RecipeError, recipe
 from reszoo import catalog
-from reszoo.errors import unknown
+from reszoo.errors import shown, unknown
 
 _TEXTS = ("title", "reproduces", "expect", "cost", "baseline")
 #: Keys that stand at the top, or in a preset, which then has the last word. Factors, arms and
@@ -27,6 +28,8 @@ _PAPER_KEYS = ("metric", "protocol", "n", "source", "values")
 #: keys such as recipe.test_views, and from this network; `differs` says what no recipe can express.
 _PAPER_OF = ("recipe", "network", "differs")
 _PAPER_RECIPES = ("paper-cifar", "paper-imagenet")
+#: Combinations that the axes of one grid may make: every pair of arms is audited.
+_MOST_ARMS = 1_000
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class _Parser:
 
     def mapping(self, key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise self.error(f"{key} is a mapping, not {value!r}")
+            raise self.error(f"{key} is a mapping, not {shown(value)}")
         return value
 
     def mappings(self, key: str, value: Any) -> list[dict[str, Any]]:
@@ -138,7 +141,7 @@ class _Parser:
 
     def text(self, key: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise self.error(f"{key} is text, not {value!r}")
+            raise self.error(f"{key} is text, not {shown(value)}")
         return value
 
     def field(self, name: str) -> str:
@@ -155,7 +158,7 @@ class _Parser:
 
     def levels(self, where: str, name: str, values: Any) -> list[Any]:
         if not isinstance(values, list) or not values:
-            raise self.error(f"{where}: {name} takes a list of levels, not {values!r}")
+            raise self.error(f"{where}: {name} takes a list of levels, not {shown(values)}")
         return [self.level(name, value) for value in values]
 
     def common(self, key: str, preset: str, default: Any) -> Any:
@@ -219,8 +222,8 @@ class _Parser:
             zipped = {self.field(k): self.levels("zip", k, v) for k, v in entry.items()}
             counts = {name: len(levels) for name, levels in zipped.items()}
             if len(set(counts.values())) > 1:
-                shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-                raise self.error(f"zip: its fields need equally many levels, not {shown}")
+                each = ", ".join(f"{name} {count}" for name, count in counts.items())
+                raise self.error(f"zip: its fields need equally many levels, not {each}")
             for name in zipped:
                 if name in found:
                     raise self.error(f"{name} stands in factors and zip, or twice in zip")
@@ -279,6 +282,8 @@ class _Parser:
 
     def arms(self, preset: str) -> list[Level]:
         labels, axes, rules = self.labels(), self.axes(preset), self.excluded(preset)
+        if (count := math.prod(map(len, axes))) > _MOST_ARMS:
+            raise self.error(f"{count:,} combinations of levels are over {_MOST_ARMS:,}, the most")
         special = dict(self.merged("exceptions", preset))
         found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # name, factors, all changes
         for rows in itertools.product(*axes) if axes else []:
@@ -287,10 +292,7 @@ class _Parser:
                 rule and all(combination.get(f) in v for f, v in rule.items()) for rule in rules
             ):
                 continue
-            parts = [
-                labels.get(f, {}).get(level_name(v), level_name(v)) for f, v in combination.items()
-            ]
-            found.append(("-".join(filter(None, parts)), combination, combination))
+            found.append((arm_name(combination, labels), combination, combination))
         found += self.named(preset)
         if not found:
             raise self.error(
@@ -299,19 +301,17 @@ class _Parser:
                 else "exclude leaves no arm"
             )
         arms: list[Level] = []
+        names: dict[str, str] = {}
         for name, factors, changes in found:
-            if not re.fullmatch(r"[\w.+=-]+", name) or name.startswith("."):
-                raise self.error(
-                    f'arm "{name}" names a directory: use letters, digits and ._+=- '
-                    "(labels: {factor: {level: label}} renames levels)"
-                )
-            if name in [arm.name for arm in arms]:
-                raise self.error(f'two arms are called "{name}"')
+            try:
+                check_name(name, names)
+            except GridError as error:
+                raise self.error(str(error)) from None
             exceptions, reason = self.exceptions(name, special.pop(name, {}))
             arms.append(Level(name, factors, *split(changes), exceptions, reason))
         if special:
-            names = [arm.name for arm in arms]
-            raise self.error(f"exceptions: {unknown('arm', next(iter(special)), names)}")
+            every = [arm.name for arm in arms]
+            raise self.error(f"exceptions: {unknown('arm', next(iter(special)), every)}")
         return arms
 
     def named(self, preset: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -341,7 +341,7 @@ class _Parser:
         if varies is None:
             return []
         if not isinstance(varies, list):
-            raise self.error(f"varies is a list of fields, not {varies!r}")
+            raise self.error(f"varies is a list of fields, not {shown(varies)}")
         return [self.text("each entry of varies", name) for name in varies]
 
     def exceptions(self, arm: str, content: Any) -> tuple[dict[str, Any], str]:

@@ -39,12 +39,14 @@ def read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         keys: that a grid can have, for the message.
 
     Raises:
-        GridError: it is not a YAML mapping, or a key stands twice.
+        GridError: it is not a YAML mapping, it is nested too deep, or a key stands twice.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
+    except RecursionError:
+        raise GridError(f"{path}: mappings and lists are nested too deep for a grid") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
         raise GridError(f"{path} is not YAML: {first}") from None

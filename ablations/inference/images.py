@@ -25,7 +25,8 @@ class ImageDifference:
         difference: error of the arm minus that of the baseline, percentage points.
         interval: of the difference over test images, percentage points.
         p: McNemar's exact test.
-        mid_p: less conservative (Fagerland, Lydersen and Laake 2013).
+        mid_p: less conservative (Fagerland, Lydersen and Laake 2013); by its definition below 1
+            for equal counts, and 0.5 where no image is discordant.
         text: what this is and is not.
     """
 
@@ -81,6 +82,9 @@ def mcnemar_counts(
     few, both = min(only_baseline, only_arm), only_baseline + only_arm
     below = float(bdtr(few - 1, both, 0.5)) if few else 0.0
     upto = float(bdtr(few, both, 0.5))
+    exact = min(1.0, 2 * upto)
+    # Half the probability of what was observed: both sides' points, which are one for equal counts.
+    observed = (upto - below) * (1 if only_baseline == only_arm else 2)
     arm, base = (only_arm + 1) / (images + 2), (only_baseline + 1) / (images + 2)
     half = float(ndtri(0.5 + confidence / 2)) * math.sqrt(
         (arm + base - (arm - base) ** 2) / (images + 2)
@@ -91,8 +95,8 @@ def mcnemar_counts(
         only_arm,
         100 * (only_arm - only_baseline) / images,
         (100 * max(-1.0, arm - base - half), 100 * min(1.0, arm - base + half)),
-        min(1.0, 2 * upto),
-        below + upto,
+        exact,
+        exact - observed / 2,
         f"McNemar's exact test and a {100 * confidence:.4g} % interval over test images (Bonett "
         "and Price): these two trained networks, test images taken as a random sample. No Holm "
         f"adjustment, no word. {SEED_VARIANCE}",

@@ -98,10 +98,21 @@ def stein_seeds(
 
 
 def _power(shift: float, degrees: int, level: float) -> float:
-    from scipy.special import nctdtr
+    """Return P(|T| > t) of noncentral t, also where scipy gives nan for a tail near 0."""
+    from scipy.special import chdtrc, nctdtr, ndtr
 
     critical = t_quantile(1 - level / 2, degrees)
-    return float(1 - nctdtr(degrees, shift, critical) + nctdtr(degrees, shift, -critical))
+    # T = (Z + shift) / S is below t only if Z < -shift / 2 or S > shift / (2 t).
+    root = shift / (2 * critical)
+    if ndtr(-shift / 2) + chdtrc(degrees, degrees * root * root) < 1e-15:
+        return 1.0
+    below, far = (float(nctdtr(degrees, shift, t)) for t in (critical, -critical))
+    if not math.isfinite(below):
+        raise ArithmeticError(
+            f"no power at {shift:g} standard errors, {degrees} degrees, {level:g}"
+        )
+    # The far tail is at most P(Z < -shift), and nan only where that is below 1e-12.
+    return 1 - below + (far if math.isfinite(far) else 0.0)
 
 
 @lru_cache(maxsize=1024)

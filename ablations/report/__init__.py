@@ -15,14 +15,19 @@ from ablations.report.tidy import statistics_csv
 __all__ = ["Comparison", "compare", "terminal", "write", "write_files"]
 
 
-def write(run: Run) -> Comparison:
-    """Write a run's report and TensorBoard summaries beside its cells; return the comparison.
+#: What `write_files` always writes.
+FILES = ("report.html", "table.md", "table.csv", "table.tex", "statistics.csv", "cells.csv")
 
-    Figures are drawn when all cells are done: they take a second or two.
-    """
+
+def drawn(comparison: Comparison) -> bool:
+    """Return whether `write` draws figures: when all cells are done, as they take seconds."""
+    return comparison.done == comparison.planned
+
+
+def write(run: Run) -> Comparison:
+    """Write a run's report and TensorBoard summaries beside its cells; return the comparison."""
     comparison = compare(run)
-    finished = comparison.done == comparison.planned
-    paths = write_files(run, comparison, run.directory, figures=finished)
+    paths = write_files(run, comparison, run.directory, figures=drawn(comparison))
     tensorboard.write_run(run, comparison, paths)
     return comparison
 
@@ -41,18 +46,17 @@ def write_files(
     from ablations.report import html, latex
 
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "report.html": html.page(run, comparison),
-        "table.md": markdown(comparison),
-        "table.csv": table_csv(comparison),
-        "table.tex": latex.table(comparison),
-        "statistics.csv": statistics_csv(comparison),
-        "cells.csv": cells_csv(run),
-    }
-    paths = []
-    for name, text in texts.items():
-        files.write(directory / name, text)
-        paths.append(directory / name)
+    texts = (
+        html.page(run, comparison),
+        markdown(comparison),
+        table_csv(comparison),
+        latex.table(comparison),
+        statistics_csv(comparison),
+        cells_csv(run),
+    )
+    paths = [directory / name for name in FILES]
+    for path, text in zip(paths, texts, strict=True):
+        files.write(path, text)
     if figures and run.done():
         from ablations.report import figures as drawing
 

@@ -16,7 +16,6 @@ Exit status: 0, 1 a bug, 2 bad input.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import sys
@@ -52,8 +51,9 @@ _TENSORBOARD = flags.DEFINE_boolean(
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit status."""
-    from ablations import files, records, report
+    from ablations import files, records, report, run_directory
     from ablations.report import html, latex, table, tensorboard
+    from ablations.report.comparison import asked
     from ablations.report.merging import merge
     from reszoo.errors import unknown
 
@@ -69,16 +69,14 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--{name} takes a positive, finite number of points, not {points}")
     directory = Path(_OUT.value or arguments[0])
     if _OUT.value is not None:
-        records.refuse_file(directory)
+        run_directory.refuse_file(directory)
     run = merge([records.load(directory) for directory in arguments])
     if _BASELINE.value is not None:
         names = [arm.name for arm in run.arms]
         if _BASELINE.value not in names:
             raise UserError(f"--baseline: {unknown('arm', _BASELINE.value, names)}")
-        planned = run.grid.get("planned_baseline") or run.grid["baseline"]
-        chosen = {"baseline": _BASELINE.value, "planned_baseline": planned}
-        run = dataclasses.replace(run, grid={**run.grid, **chosen})
-    comparison = report.compare(run, margin=_MARGIN.value, detect=_DETECT.value)
+    run = asked(run, baseline=_BASELINE.value, margin=_MARGIN.value, detect=_DETECT.value)
+    comparison = report.compare(run)
     printers = {
         "markdown": lambda: table.markdown(comparison),
         "csv": lambda: table.table_csv(comparison),

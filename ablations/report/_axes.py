@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 from ablations import files
 from ablations.errors import UserError
 from ablations.records import Arm, Cell, Run
+from ablations.report.captions import cautions
 from reszoo.errors import unknown
 
 if TYPE_CHECKING:
@@ -52,7 +55,14 @@ _RC: dict[str, Any] = {
     "savefig.dpi": "figure",
     "svg.fonttype": "path",
     "svg.hashsalt": "ablations",
+    "text.parse_math": False,  # a user's "$" is a dollar: no text of ours has formulas
 }
+#: Drawn with, where installed, what DejaVu Sans lacks: names of arms may have any letters.
+_MORE_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic",
+    "Arial Unicode MS", "Noto Sans Arabic", "Noto Sans Devanagari",
+)  # fmt: skip
 #: Without these, two files of one figure would differ in date and version.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -65,11 +75,32 @@ _METADATA: dict[str, dict[str, Any]] = {
 def style() -> Iterator[None]:
     """Draw and save under the laboratory's settings; the caller's come back afterwards."""
     import matplotlib
+    from matplotlib.font_manager import fontManager
 
-    with matplotlib.rc_context():
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = [_RC["font.family"], *(name for name in _MORE_FONTS if name in installed)]
+    with matplotlib.rc_context(), _quiet():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
+        matplotlib.rcParams.update({**_RC, "font.family": fonts})  # type: ignore[dict-item]
         yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep matplotlib from saying that a letter, or its bold form, is in no installed font.
+
+    The letter is drawn as a box, or not bold: nothing that the reader of stderr could mend.
+    """
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    with catch_warnings():
+        filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        filterwarnings("ignore", r"Matplotlib currently does not support", UserWarning)
+        fonts.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            fonts.setLevel(level)
 
 
 def panels(
@@ -144,6 +175,7 @@ def provenance(run: Run, cells: Sequence[Cell] | None = None) -> str:
     done, planned = len(run.done()), len(run.cells)
     if done < planned:
         text += f" UNFINISHED: {done} of {planned} cells are done."
+    text = " ".join([text, *cautions(run)])
     return f"{text} Data: {run.grid['data']['title']}. Recipe: {run.grid['recipe']}."
 
 

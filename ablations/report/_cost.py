@@ -69,9 +69,11 @@ def cost(run: Run) -> Figure:
             ends = [(x[i], summaries[i].mean) for i in front]
             stairs = [ends[0], *itertools.chain(*zip(corners, ends[1:], strict=True))]
             lines.append(stairs)
-            axis.plot(
-                *zip(*stairs, strict=True), color="#999999", lw=1.4, zorder=1, label="Pareto front"
-            )
+            if len(front) > 1:  # one arm that beats all others is no line to explain
+                axis.plot(
+                    *zip(*stairs, strict=True),
+                    color="#999999", lw=1.4, zorder=1, label="Pareto front",
+                )  # fmt: skip
             for arm, place, s in zip(arms, x, summaries, strict=True):
                 axis.errorbar(
                     place, s.mean, None if math.isnan(s.std) else s.std, elinewidth=1, capsize=3,
@@ -88,7 +90,10 @@ def cost(run: Run) -> Figure:
             axis.set_xlabel(f"{label} (log scale)")
         axes[0].set_ylabel("test error (%)")
         axes[0].margins(y=0.12)
-        axes[0].legend(loc="upper right")
+        for axis in axes:
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend(loc="upper right")
+                break
         spread = "bars: ± sample standard deviation of the seeds." if several(run) else ""
         finish(figure, run.grid["title"], [f"Points: mean over seeds; {spread}", provenance(run)])
         for axis, field, stairs in zip(axes, ("macs", "parameters"), lines, strict=True):

@@ -6,14 +6,20 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import reszoo
+from ablations.audit import Audit, audit
 from ablations.recipes import RECIPES, Recipe, differences, weights_sentence
 from ablations.records import Arm, Run
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-def caption(run: Run) -> list[str]:
-    """Return what a reader needs to judge the table: data, recipe, spread, machine."""
+def caption(run: Run, tested: bool = True) -> list[str]:
+    """Return what a reader needs to judge the table: data, recipe, spread, machine.
+
+    Args:
+        run: its records.
+        tested: whether any arm has an interval and a word.
+    """
     grid, arms = run.grid, run.arms
     seeds = ", ".join(map(str, grid["seeds"]))
     lengths = _each(arms, _length)
@@ -30,24 +36,20 @@ def caption(run: Run) -> list[str]:
     ]
     if len(arms) > 1:
         text.append(
-            f"Δ: difference from {grid['baseline']} in percentage points, paired by seed. An "
-            "interval is of its comparison alone; the word allows for all comparisons (Holm), so "
-            "an interval may exclude 0 beside 'not distinguishable'. More below."
+            f"Δ: difference from {grid['baseline']} in percentage points, paired by seed."
+            + " An interval is of its comparison alone; the word allows for all comparisons "
+            "(Holm), so an interval may exclude 0 beside 'not distinguishable'. More below."
+            * tested
         )
-        planned = grid.get("planned_baseline") or grid["baseline"]
-        if planned != grid["baseline"]:
-            text.append(
-                f"THE BASELINE WAS CHOSEN AFTERWARDS: the grid's is {planned}. The tests here are "
-                "another family than those of the planned table, not adjusted for each other."
-            )
+        text += afterwards(grid)
     text += _budgets(arms)
     text += _seeds_sought(grid.get("analysis", {}))
     text += [f"Data note: {note}." for note in grid["data"]["notes"]]
     platform = grid["platform"]
     machines = dict.fromkeys(_machine(cell.config["platform"]) for cell in run.done())
     text.append(
-        f"Machine: {'; or '.join(machines or [_machine(platform)])}; up to {grid['jobs']} cells "
-        "side by side. Images/s: training steps only. Wall: whole cell."
+        f"Machine: {'; or '.join(machines or [_machine(platform)])}; {_jobs(grid['jobs'])}. "
+        "Images/s: training steps only. Wall: whole cell."
     )
     groups = _groups(arms, lambda arm: (arm.recipe["replicas"], arm.recipe["bn_batch"]))
     for (replicas, bn_batch), names in groups.items():
@@ -80,6 +82,59 @@ def caption(run: Run) -> list[str]:
             "training use moving averages."
         )
     return text
+
+
+def afterwards(grid: dict[str, Any]) -> list[str]:
+    """Return what of a comparison was chosen when its results could be seen.
+
+    Args:
+        grid: the content of grid.json; what differs from its `planned_` keys was.
+    """
+    text = []
+    if grid.get("lost"):
+        text.append(
+            "THE PLAN WAS LOST: grid.json and its copy were gone when cells were there. It was "
+            "written again; what was planned before, and what was chosen since, is not known."
+        )
+    planned = grid.get("planned_baseline") or grid["baseline"]
+    if planned != grid["baseline"]:
+        text.append(
+            f"THE BASELINE WAS CHOSEN AFTERWARDS: the grid's is {planned}. The tests here are "
+            "another family than those of the planned table, not adjusted for each other."
+        )
+    margin = grid.get("analysis", {}).get("margin")
+    planned = grid.get("planned_margin", margin)
+    if margin is not None and planned != margin:
+        text.append(
+            "THE MARGIN WAS CHOSEN AFTERWARDS: "
+            + ("none was planned" if planned is None else f"{planned:g} points were planned")
+            + ". A margin chosen by the differences makes false words more frequent than stated."
+        )
+    planned = grid.get("planned_seeds", grid["seeds"])
+    if added := [seed for seed in grid["seeds"] if seed not in planned]:
+        text.append(
+            f"SEEDS WERE ADDED AFTERWARDS ({', '.join(map(str, added))}), when results could be "
+            "seen, so the stated levels no longer hold exactly: looking at 3 seeds and again at 5, "
+            "9 % of tests err instead of 5 % (simulated). --seeds auto keeps them."
+        )
+    return text
+
+
+def not_matched(found: Audit) -> str:
+    """Return in a line that the arms of a table are not matched, or ""."""
+    if found.matched:
+        return ""
+    count = len(found.problems)
+    return f"NOT MATCHED: {count} difference{'s' * (count > 1)} besides the factors."
+
+
+def cautions(run: Run) -> list[str]:
+    """Return in short what must stand below every figure of a run, read from its records."""
+    # The figures of a report are of one run, and reading all digests takes as long as drawing.
+    found = vars(run).get("_audit") or audit(run)
+    vars(run)["_audit"] = found
+    lines = [f"{line.split(':')[0].split(' (')[0]}." for line in afterwards(run.grid)]
+    return [*filter(None, [not_matched(found)]), *lines]
 
 
 def _machine(platform: dict[str, Any]) -> str:
@@ -118,7 +173,12 @@ def _length(arm: Arm) -> str:
     epochs = arm.recipe["epochs"]
     if epochs:
         return f"{epochs} epoch{'s' * (epochs > 1)}"
-    return f"{arm.recipe['iterations']:,} steps"
+    steps = arm.recipe["iterations"]
+    return f"{steps:,} step{'s' * (steps > 1)}"
+
+
+def _jobs(jobs: int) -> str:
+    return f"up to {jobs} cells side by side" if jobs > 1 else "one cell at a time"
 
 
 def _budgets(arms: Sequence[Arm]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,8 @@ from ablations import inference
 from ablations.audit import Audit, audit
 from ablations.records import Arm, Cell, Run
 from ablations.report.captions import caption, protocol_differences
+from ablations.report.factors import effects as two_factors
+from ablations.report.factors import level_texts, varying
 from ablations.stats import Difference, Summary, paired, summarise
 
 
@@ -21,7 +22,8 @@ class Row:
 
     Attributes:
         arm: what was trained.
-        factors: the grid's factors that vary between arms -> this arm's level, as text.
+        factors: the grid's factors that vary between arms -> this arm's level, as text, also where
+            it is the default.
         differs: the same in one string.
         planned: seeds.
         word, reason: the verdict on the test error and what it rests on; the word is "" for the
@@ -88,13 +90,40 @@ class Comparison:
     paper: str = ""
 
 
+def asked(
+    run: Run,
+    *,
+    baseline: str | None = None,
+    margin: float | None = None,
+    detect: float | None = None,
+) -> Run:
+    """Return a run whose table is asked for something else than its command's, and says so.
+
+    Args:
+        run: its records.
+        baseline: name of an arm; None: as it was.
+        margin: of equivalence, percentage points; None likewise.
+        detect: difference to give the number of seeds for, percentage points; None likewise.
+    """
+    analysis = dict(run.grid.get("analysis", {}))
+    chosen: dict[str, Any] = {}
+    if baseline is not None:
+        planned = run.grid.get("planned_baseline") or run.grid["baseline"]
+        chosen = {"baseline": baseline, "planned_baseline": planned}
+    if margin is not None and run.done():
+        chosen["planned_margin"] = run.grid.get("planned_margin", analysis.get("margin"))
+    given = {"margin": margin, "detect": detect}
+    chosen["analysis"] = {**analysis, **{k: v for k, v in given.items() if v is not None}}
+    return dataclasses.replace(run, grid={**run.grid, **chosen})
+
+
 def compare(
     run: Run, *, margin: float | None = None, detect: float | None = None, audited: bool = True
 ) -> Comparison:
     """Return the comparison of a run, finished or not.
 
     Args:
-        run: its records.
+        run: its records, or what `asked` made of them.
         margin: of equivalence, percentage points; None: what the run was started with, if anything.
         detect: difference to give the number of seeds for; None likewise.
         audited: False leaves the audit empty, for callers that need the statistics alone.
@@ -102,29 +131,29 @@ def compare(
     Raises:
         UserError: margin or detect is not positive.
     """
-    grid = run.grid
-    asked = grid.get("analysis", {})
+    run = asked(run, margin=margin, detect=detect)
+    grid, analysis = run.grid, run.grid.get("analysis", {})
     by_arm = {arm.name: {c.seed: c for c in run.done(arm.name)} for arm in run.arms}
     baseline = by_arm[grid["baseline"]]
     settings: dict[str, Any] = {
-        "margin": asked.get("margin") if margin is None else margin,
-        "detect": asked.get("detect") if detect is None else detect,
-        "first_stage": tuple(asked.get("first_stage", ())),
+        "margin": analysis.get("margin"),
+        "detect": analysis.get("detect"),
+        "first_stage": tuple(analysis.get("first_stage", ())),
     }
     # A failed seed counts as not finite: without its diverged seeds an arm would look better.
     failed: dict[str, dict[int, float]] = {arm.name: {} for arm in run.arms}
     for cell in run.cells:
         if cell.state == "failed":
             failed[cell.arm][cell.seed] = math.nan
+    values = {
+        name: {arm: _by_seed(cells, name) | failed[arm] for arm, cells in by_arm.items()}
+        for name in ("train_error", "test_error")
+    }
     families = {
-        name: inference.compare_arms(
-            {arm: _by_seed(cells, name) | failed[arm] for arm, cells in by_arm.items()},
-            grid["baseline"],
-            **settings,
-        )
+        name: inference.compare_arms(found, grid["baseline"], **settings)
         if len(run.arms) > 1
         else None
-        for name in ("train_error", "test_error")
+        for name, found in values.items()
     }
     test, train = families["test_error"], families["train_error"]
     factors = varying(run)
@@ -135,13 +164,12 @@ def compare(
         value = arm.paper["value"] if arm.paper else None
         verdict = test.comparisons.get(arm.name) if test else None
         trained = train.comparisons.get(arm.name) if train else None
-        known = {"depth": arm.weighted_layers, **arm.factors}  # of arms of another grid, too
-        levels = {name: _text(known[name]) for name in factors if name in known}
+        mine_levels = level_texts(arm, factors)
         rows.append(
             Row(
                 arm=arm,
-                factors=levels,
-                differs=", ".join(f"{k}={v}" for k, v in levels.items()) or arm.network,
+                factors=mine_levels,
+                differs=", ".join(f"{k}={v}" for k, v in mine_levels.items()) or arm.network,
                 planned=sum(cell.arm == arm.name for cell in run.cells),
                 train_error=summarise(_column(mine, "train_error")),
                 test_error=summarise(_column(mine, "test_error")),
@@ -163,7 +191,7 @@ def compare(
     unlike = protocol_differences(run)
     paper = grid["paper"] if any(row.paper for row in rows) else None
     images = _images(by_arm, grid["baseline"])
-    effects = _effects(run, by_arm, failed, factors)
+    effects, hole = two_factors(run, values["test_error"], factors)
     return Comparison(
         title=grid["title"],
         rows=rows,
@@ -175,13 +203,13 @@ def compare(
             f"{c.arm}/seed{c.seed} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"
         ],
         audit=audit(run) if audited else Audit((), ()),
-        caption=caption(run),
+        caption=caption(run, any(family and family.tested for family in families.values())),
         factors=factors,
         test=test,
         train=train,
         images=images,
         effects=effects,
-        statistics=_statistics(test, images, effects, any(failed.values())),
+        statistics=_statistics(test, images, effects, hole, any(failed.values())),
         differences=unlike,
         paper=f"{paper['metric']}; {paper['protocol']}; n = {paper['n']}; {paper['source']}."
         + (" Another protocol: not comparable with the columns beside it." if unlike else "")
@@ -202,12 +230,6 @@ def _difference(
         return dataclasses.replace(difference, low=None, high=None)
     low, high = found.paired.interval
     return dataclasses.replace(difference, low=low, high=high)
-
-
-def varying(run: Run) -> list[str]:
-    """Return the grid's factors whose level is not the same in all arms."""
-    names = dict.fromkeys(name for arm in run.arms for name in arm.factors)
-    return [name for name in names if len({repr(arm.factors.get(name)) for arm in run.arms}) > 1]
 
 
 def mismatch(arm: Arm) -> str:
@@ -240,33 +262,11 @@ def _images(
     }
 
 
-def _effects(
-    run: Run,
-    by_arm: dict[str, dict[int, Cell]],
-    failed: dict[str, dict[int, float]],
-    factors: list[str],
-) -> inference.Effects | None:
-    """Return main effects and interaction of a full grid of two factors."""
-    if len(factors) != 2:
-        return None
-    values: dict[tuple[Hashable, Hashable], dict[int, float]] = {}
-    for arm in run.arms:
-        key = (_text(arm.factors.get(factors[0])), _text(arm.factors.get(factors[1])))
-        if key in values:
-            return None
-        values[key] = _by_seed(by_arm[arm.name], "test_error") | failed[arm.name]
-    first, second = ({key[i] for key in values} for i in (0, 1))
-    if len(values) != len(first) * len(second) or min(len(first), len(second)) < 2:
-        return None
-    if min(map(len, values.values())) < 3:
-        return None
-    return inference.two_factor(values)
-
-
 def _statistics(
     family: inference.Family | None,
     images: dict[str, inference.ImageDifference],
     effects: inference.Effects | None,
+    hole: str,
     failed: bool,
 ) -> list[str]:
     lines = (
@@ -284,11 +284,9 @@ def _statistics(
         lines.append(next(iter(images.values())).text)
     if effects:
         lines.append(effects.text)
+    if hole and family and family.tested:
+        lines.append(hole)
     return lines
-
-
-def _text(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _column(cells: dict[int, Cell], name: str) -> list[float]:

@@ -35,6 +35,7 @@ from ablations.report._axes import (
 )
 from ablations.report._cost import cost, cost_suits
 from ablations.report.comparison import Comparison, compare, interval
+from ablations.report.factors import level_texts, varying
 from ablations.stats import Difference, Summary, summarise
 from reszoo.errors import unknown
 
@@ -70,6 +71,8 @@ def curves(run: Run) -> Figure:
     Mean over seeds; the band of the bold curves is the range of the seeds. Plain nets stand left
     and residual nets right where the grid has several of both (Figs. 4 and 6).
     """
+    from matplotlib.ticker import MaxNLocator
+
     arms = finished(run)
     groups = [[arm for arm in arms if _is_plain(arm)], [arm for arm in arms if not _is_plain(arm)]]
     split = min(map(len, groups)) >= 2
@@ -88,6 +91,9 @@ def curves(run: Run) -> Figure:
                 axis.set_title(name)
             axis.set_xlabel("iter. (1e4)" if unit > 1 else "iterations")
             if unit == 1:
+                axis.xaxis.set_major_locator(
+                    MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True)
+                )
                 axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axis.set_xlim(0, last / unit * 1.02)
             if max(map(len, groups)) <= _FEW_LABELS:
@@ -150,8 +156,9 @@ def _limits(run: Run, arms: Sequence[Arm], last: int) -> tuple[float, float]:
 def _lines(run: Run) -> dict[str, list[Arm]]:
     """Return the finished arms that differ in depth only, by what they have in common."""
     groups: dict[str, list[Arm]] = {}
+    factors = [name for name in varying(run) if name not in _DEPTH]
     for arm in finished(run):
-        rest = ", ".join(f"{k}={v}" for k, v in arm.factors.items() if k not in _DEPTH)
+        rest = ", ".join(f"{k}={v}" for k, v in level_texts(arm, factors).items())
         groups.setdefault(rest, []).append(arm)
     named = {}
     for rest, arms in groups.items():

@@ -90,7 +90,7 @@ def _headline(run: Run, comparison: Comparison) -> Iterator[Markup]:
     for key, text in (("reproduces", "Reproduces"), ("expect", "Expected")):
         if run.grid.get(key):
             yield h("p", f"{text}: {run.grid[key]}")
-    for line in filter(None, state(comparison)):
+    for line in filter(None, state(comparison, mismatches=False)):
         yield h("p", line, class_="warning")
     if not audit.matched:
         yield h("div", matching_head(comparison), _list(audit.problems), class_="warning")

@@ -169,7 +169,7 @@ def _cells(row: Row, comparison: Comparison, several: bool) -> list[list[str]]:
 
 def _notes(comparison: Comparison) -> list[str]:
     """Return the sentences below the caption: what is wrong first."""
-    lines = [line for line in state(comparison) if line]
+    lines = [line for line in state(comparison, mismatches=False) if line]
     if not comparison.audit.matched:
         lines += [matching_head(comparison), *(f"{line}." for line in comparison.audit.problems)]
     arms = [f"{row.arm.name} ({row.differs})" for row in comparison.rows if row.factors]

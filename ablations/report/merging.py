@@ -68,12 +68,13 @@ def merge(runs: Sequence[Run]) -> Run:
     baseline = first.grid["baseline"]
     if baseline not in [arm.name for arm in arms]:
         baseline = f"{names[0]}:{baseline}"
-    planned = first.grid.get("planned_baseline", "")
-    if planned and planned not in [arm.name for arm in arms]:
-        planned = f"{names[0]}:{planned}"
+    analysis = _analysis(runs, names)
     seeds = sorted({cell.seed for cell in every})
+    planned = _planned(runs, seeds, analysis)
+    if planned.get("planned_baseline", baseline) not in [arm.name for arm in arms]:
+        planned["planned_baseline"] = f"{names[0]}:{planned['planned_baseline']}"
     grid: dict[str, Any] = {
-        **first.grid,
+        **{k: v for k, v in first.grid.items() if not k.startswith("planned_")},
         "title": " and ".join(dict.fromkeys(run.grid["title"] for run in runs))
         + f" ({', '.join(names)})",
         **{
@@ -81,11 +82,12 @@ def merge(runs: Sequence[Run]) -> Run:
             for key in ("reproduces", "expect")
         },
         "baseline": baseline,
-        **({"planned_baseline": planned} if planned else {}),
+        **planned,
+        **({"lost": True} if any(run.grid.get("lost") for run in runs) else {}),
         "unmatched": list(
             dict.fromkeys(line for run in runs for line in run.grid.get("unmatched", ()))
         ),
-        "analysis": _analysis(runs, names),
+        "analysis": analysis,
         "seeds": seeds,
     }
     if any(run.grid["paper"] != first.grid["paper"] for run in runs):
@@ -95,6 +97,20 @@ def merge(runs: Sequence[Run]) -> Run:
     order = {seed: position for position, seed in enumerate(seeds)}
     every.sort(key=lambda cell: order[cell.seed])
     return Run(first.directory, grid, arms, every)
+
+
+def _planned(runs: Sequence[Run], seeds: Sequence[int], analysis: dict[str, Any]) -> dict[str, Any]:
+    """Return what was planned otherwise: the first run's baseline, anyone's margin and seeds."""
+    grids = [run.grid for run in runs]
+    first = grids[0].get("planned_baseline")
+    planned = {"planned_baseline": first} if first else {}
+    if "margin" in analysis:
+        margins = [g["planned_margin"] for g in grids if "planned_margin" in g]
+        planned |= {"planned_margin": margins[0]} if margins else {}
+    added = {s for g in grids for s in {*g["seeds"]} - {*g.get("planned_seeds", g["seeds"])}}
+    if added:
+        planned["planned_seeds"] = [seed for seed in seeds if seed not in added]
+    return planned
 
 
 def _analysis(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ablations import inference
+from ablations import inference, records
 from ablations.records import Run
+from ablations.report.captions import not_matched
 from ablations.report.comparison import (
     Comparison,
     Row,
@@ -21,6 +22,7 @@ from ablations.report.comparison import (
     probability,
     signed,
 )
+from ablations.report.factors import level_texts
 
 #: Columns of cells.csv, version 1: one row a cell, finished or not.
 CELLS = (
@@ -205,7 +207,12 @@ def _p(p: float | None) -> str:
 
 
 def _two(plain: float, strict: float | None) -> str:
-    return f"{plain:.2f}" if strict is None or strict == plain else f"{plain:.2f} ({strict:.2f})"
+    def text(points: float) -> str:
+        return "> 100" if points > 100 else f"{points:.2f}"  # no error differs by more
+
+    if strict is None or text(strict) == text(plain):
+        return text(plain)
+    return f"{text(plain)} ({text(strict)})"
 
 
 def _both(x: inference.Comparison) -> str:
@@ -223,8 +230,8 @@ def table_csv(comparison: Comparison) -> str:
         flat: dict[str, Any] = {
             "schema": 1,
             "arm": row.arm.name,
-            # Named arms need not all set the same fields.
-            **{f"factor.{name}": row.arm.factors.get(name, "") for name in factors},
+            **{f"factor.{name}": "" for name in factors},  # of a comparator, which has none
+            **{f"factor.{k}": text for k, text in level_texts(row.arm, factors).items()},
             "parameters": row.arm.parameters,
             "macs": row.arm.macs,
             "n": row.test_error.n,
@@ -290,16 +297,27 @@ def cells_csv(run: Run) -> str:
             "parameters": arm.parameters,
             "macs": arm.macs,
             "epochs": arm.recipe["epochs"],
+            "attempts": len(
+                cell.record["attempts"] if cell.record else records.read_attempts(cell.directory)
+            ),
         }
         rows.append({name: values.get(name, "") for name in CELLS})
     return _csv(list(CELLS), rows)
 
 
-def state(comparison: Comparison) -> list[str]:
-    """Return what stands above the table of an unfinished run."""
-    if comparison.done == comparison.planned:
-        return []
-    return [f"UNFINISHED: {comparison.done} of {comparison.planned} cells are done.", ""]
+def state(comparison: Comparison, mismatches: bool = True) -> list[str]:
+    """Return what stands above the table of a run that is unfinished or not matched.
+
+    Args:
+        comparison: any.
+        mismatches: False where the audit's lines themselves stand there.
+    """
+    lines = []
+    if comparison.done != comparison.planned:
+        lines.append(f"UNFINISHED: {comparison.done} of {comparison.planned} cells are done.")
+    if mismatches and (line := not_matched(comparison.audit)):
+        lines.append(f"{line} Listed below.")
+    return [x for line in lines for x in (line, "")]
 
 
 def sections(comparison: Comparison) -> list[tuple[str, Sequence[str]]]:

@@ -27,9 +27,11 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from ablations import records
+from ablations.grids.declared import levels
 from ablations.records import Arm, Cell, Run
 from ablations.report.comparison import Comparison
 from ablations.report.events import EventFile, event_files, tensor
+from ablations.report.factors import level_texts
 from ablations.report.table import markdown
 from ablations.stats import summarise
 
@@ -175,19 +177,19 @@ def arm_hparams(root: Path, arms: Sequence[Arm], arm: str) -> HParams:
         arms: all of the grid.
         arm: name of one.
     """
-    factors = next(a.factors for a in arms if a.name == arm)
+    factors = dict.fromkeys(factor for one in arms for factor in one.factors)
+    every = {one.name: levels(one, factors) for one in arms}
+    texts = level_texts(next(one for one in arms if one.name == arm), factors)
     result: HParams = {"grid": run_name(root), "arm": arm}
-    for factor, value in factors.items():
-        levels = [a.factors.get(factor) for a in arms]
-        flags = [isinstance(level, bool) for level in levels]
+    for factor, value in every[arm].items():
+        found = [of_arm.get(factor) for of_arm in every.values()]
+        flags = [isinstance(level, bool) for level in found]
         if all(flags):
             result[factor] = bool(value)
-        elif not any(flags) and all(isinstance(level, int | float) for level in levels):
+        elif not any(flags) and all(isinstance(level, int | float) for level in found):
             result[factor] = float(value)
-        elif isinstance(value, list | tuple):
-            result[factor] = "x".join(map(str, value))
         else:
-            result[factor] = "none" if value is None else str(value)
+            result[factor] = texts[factor]
     return result
 
 

@@ -17,7 +17,7 @@ COLUMNS = (
     "standard_error", "degrees", "degrees_below", "t", "f", "p", "holm_p", "mid_p", "confidence",
     "low", "high", "simultaneous_low", "simultaneous_high", "margin", "tost_p", "tost_holm_p",
     "detectable", "detectable_holm", "detect", "seeds_needed", "seeds_needed_holm", "images",
-    "only_baseline", "only_arm", "word", "first_stage", "note",
+    "only_baseline", "only_arm", "word", "first_stage", "note", "matched",
 )  # fmt: skip
 
 #: Of the intervals of effects and of McNemar's test, which `compare` leaves at the default.
@@ -40,7 +40,9 @@ def statistics_csv(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
+    matched = comparison.audit.matched
     for row in rows:
+        row["matched"] = matched
         writer.writerow({"schema": 1, **{name: _plain(value) for name, value in row.items()}})
     return text.getvalue()
 

@@ -153,9 +153,23 @@ def pad_map(inputs: Any, pads: list[tuple[int, int]], data_format: str, **kwargs
 
 def whole(name: str, value: Any, least: int) -> int:
     """Return `value` as an int; ValueError where it is none or below `least`."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    try:
+        known = not isinstance(value, bool) and int(value) == value and value >= least
+    except (TypeError, ValueError, OverflowError):  # text, or not finite
+        known = False
+    if not known:
         raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}")
     return int(value)
+
+
+def unsafe_in_onednn(kernel: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether oneDNN's gradient of this kernel (H, W, channels, filters) is unsafe.
+
+    Up to oneDNN 3.14 the filter gradient of a strided 1x1 convolution of fewer channels than a
+    vector register has lanes (8 with AVX2, 16 with AVX-512) writes beyond its buffer: wrong values
+    or a crash, by map size and number of threads (github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return kernel[0] == kernel[1] == 1 and kernel[2] < 16 and max(strides) > 1
 
 
 def _pad(
@@ -200,6 +214,11 @@ def _convolve(
     import tensorflow as tf
 
     device = device_kind()
+    unpadded = padding in (0, "valid", "same")  # a 1x1 kernel needs no padding
+    if device == "CPU" and unpadded and unsafe_in_onednn(kernel.shape, strides):
+        steps = [slice(None, None, stride) for stride in strides]
+        lead = [slice(None)] * (1 if data_format == "channels_last" else 2)
+        inputs, strides, padding = inputs[(*lead, *steps)], (1, 1), "valid"
     groups = inputs.shape[-1 if data_format == "channels_last" else 1] // kernel.shape[2]
     dilated = max(dilation) > 1
     if convolution_works(device, inputs.dtype.name, data_format, groups > 1, dilated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import re
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 
 from reszoo.errors import SpecError, unknown
-from reszoo.labels import decode, labels
+from reszoo.labels import decode, pairs
 from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
 
@@ -45,20 +46,6 @@ def adopt_policy(model: keras.Model) -> None:
         model.dtype_policy = policies[-1]
 
 
-def _label_pairs(value: Any) -> list[list[str]]:
-    """Return [identifier, name] of each label; SpecError unless they are names or pairs."""
-    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | set | frozenset):
-        raise SpecError(f"labels takes one name a class or the name of a set, not {value!r}")
-    pairs = []
-    for item in value:
-        pair = [item, item] if isinstance(item, str) else item
-        texts = isinstance(pair, list | tuple) and all(isinstance(text, str) for text in pair)
-        if not texts or len(pair) != 2:
-            raise SpecError(f"a label is a name or (identifier, name), not {item!r}")
-        pairs.append([str(text) for text in pair])
-    return pairs
-
-
 @keras.saving.register_keras_serializable("reszoo")
 class ResNet(keras.Model):
     """A functional Keras model with its spec, and the preprocessing and labels of its weights.
@@ -70,9 +57,10 @@ class ResNet(keras.Model):
     Args:
         *args: those of a functional `keras.Model`.
         spec: what the model was built from.
-        meta: JSON types: "maps" (layer, stride and channels of each endpoint), "outputs" (indices
-            into it of a features_only model), "data_format", "preprocessing", "in_graph",
-            "labels", "weights" (where they came from, their licence).
+        meta: JSON types: "network" (the name of one without a spec), "maps" (layer, stride and
+            channels of each endpoint), "outputs" (indices into it of a features_only model),
+            "data_format", "preprocessing", "in_graph", "labels", "weights" (where they came from,
+            their licence), "folded" (see `reszoo.fold_batch_norm`).
         **kwargs: likewise.
     """
 
@@ -148,7 +136,7 @@ class ResNet(keras.Model):
     def _set_trainable(self, groups: Iterable[str], value: bool) -> None:
         stages = self.stages
         for group in groups:
-            if group not in stages:
+            if not isinstance(group, str) or group not in stages:
                 raise SpecError(unknown("layer group", group, stages))
             for layer in stages[group]:
                 layer.trainable = value
@@ -213,22 +201,18 @@ class ResNet(keras.Model):
         SpecError unless there is one for each class.
         """
         value = self._meta.get("labels")
-        if isinstance(value, str):
-            return labels(value)
-        return None if value is None else [(str(a), str(b)) for a, b in value]
+        return None if value is None else pairs(value)
 
     @labels.setter
     def labels(self, value: Any) -> None:
         if value is not None:
-            count = len(labels(value)) if isinstance(value, str) else -1
-            if count < 0:
-                value = _label_pairs(value)
-                count = len(value)
+            known = pairs(value)
             head = next((layer for layer in self.layers if layer.name == "head_dense"), None)
-            if head is not None and head.units != count:
+            if head is not None and head.units != len(known):
                 raise SpecError(
-                    f"labels: {count} are given, but {self.name} has {head.units} classes"
+                    f"labels: {len(known)} are given, but {self.name} has {head.units} classes"
                 )
+            value = str(value) if isinstance(value, str) else [list(pair) for pair in known]
         self.update_meta(labels=value)
 
     def preprocess_input(self, images: Any, resize: bool | None = None) -> Any:
@@ -236,16 +220,17 @@ class ResNet(keras.Model):
 
         Args:
             images: a batch (N, H, W, C), or a list of arrays or PIL images of any size; pixels of
-                0..255.
+                0..255 (see Preprocessing.normalize).
             resize: resize the shorter side and crop the centre to the evaluation size; None: only
-                for lists.
+                for lists and PIL images.
 
         Returns:
             float32 (N, H, W, C), or (N, C, H, W) for a channels_first model. Where preprocessing
             is in the graph, the pixels are resized and not normalised.
 
         Raises:
-            SpecError: the preprocessing is not known, or these are no images.
+            SpecError: the preprocessing is not known, these are no images, or their pixels are not
+                in 0..255.
         """
         known = self.preprocessing
         if known is None:
@@ -253,12 +238,8 @@ class ResNet(keras.Model):
                 f"{self.name} has no known preprocessing: it comes with published weights; set "
                 "model.preprocessing = reszoo.Preprocessing(...) for your own"
             )
-        if self._meta.get("in_graph"):
-            single = hasattr(images, "getbands")  # a PIL image
-            wanted = single or isinstance(images, list | tuple) if resize is None else resize
-            batch = known.pixels(known.resize(images) if wanted else images)
-        else:
-            batch = known(images, resize=resize)
+        in_graph = self._meta.get("in_graph")
+        batch = (known.pixels if in_graph else known)(images, resize=resize)
         if self._meta.get("data_format") == "channels_first":
             batch = keras.ops.moveaxis(batch, -1, -3)
         return batch
@@ -267,11 +248,12 @@ class ResNet(keras.Model):
         """Return for each image its `top` classes as (identifier, name, score), best first.
 
         Args:
-            predictions: (N, classes).
+            predictions: array or tensor (N, classes) of integers or floats.
             top: how many.
 
         Raises:
-            SpecError: the labels are not known, or the shape does not fit them.
+            SpecError: the labels are not known, the shape does not fit them, or the scores are no
+                numbers.
         """
         known = self.labels
         if known is None:
@@ -288,7 +270,7 @@ class ResNet(keras.Model):
         if self._spec is not None:
             config["spec"] = self._spec.to_dict()
         if self._meta:
-            config["meta"] = dict(self._meta)
+            config["meta"] = copy.deepcopy(dict(self._meta))
         return config
 
     @classmethod

@@ -13,12 +13,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from reszoo.errors import switch
 from reszoo.layers.capabilities import device_kind
 from reszoo.layers.convolution import pad_map, same_padding, spatial_axes, whole
 
 
-class _Pooling(keras.layers.Layer):
-    """Shared by the layers below: data format and the shape of the output."""
+class Subsampling(keras.layers.Layer):
+    """Shared by layers that make maps smaller: data format and the shape of the output."""
 
     def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -46,7 +47,7 @@ class _Pooling(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("reszoo")
-class MaxPool2D(_Pooling):
+class MaxPool2D(Subsampling):
     """Max-pooling as `torch.nn.MaxPool2d`: padding by -inf, and ceil mode.
 
     Maps (N, H, W, C), or (N, C, H, W) for channels_first, to windows at
@@ -77,7 +78,7 @@ class MaxPool2D(_Pooling):
         self.pool_size = whole("pool_size", pool_size, least=1)
         self.strides = whole("strides", strides, least=1)
         self.explicit_padding = whole("explicit_padding", explicit_padding, least=0)
-        self.ceil = bool(ceil)
+        self.ceil = switch("ceil", ceil)
         if 2 * self.explicit_padding > self.pool_size:
             raise ValueError(
                 f"explicit_padding must be at most half of pool_size {pool_size}, "
@@ -125,7 +126,7 @@ class MaxPool2D(_Pooling):
 
 
 @keras.saving.register_keras_serializable("reszoo")
-class BlurPool2D(_Pooling):
+class BlurPool2D(Subsampling):
     """Subsampling after a binomial blur, arXiv 1904.11486; borders are reflected.
 
     Maps (N, H, W, C), or (N, C, H, W) for channels_first, to the same channels at

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,15 +39,8 @@ class Found(NamedTuple):
     dtype: str
 
 
-@dataclass(frozen=True)
-class Names:
-    """A file's names as the grammars spell them.
-
-    Attributes:
-        found: canonical name -> the tensor.
-    """
-
-    found: dict[str, Found] = field(default_factory=dict)
+#: A file's tensors under their names as the grammars spell them.
+Names = Mapping[str, Found]
 
 
 def canonical(file: TensorFile, grammar: str) -> Names:
@@ -67,19 +59,26 @@ def canonical(file: TensorFile, grammar: str) -> Names:
         # Of two tensors with one short name the second keeps its own, which no network has.
         known = Found(name, tuple(file.shapes[name]), file.dtypes[name])
         found[name if short in found else short] = known
-    return Names(found)
+    return found
+
+
+def flattened(names: Names, grammar: str) -> int | None:
+    """Return what the file's first fully connected layer reads (VGG), or None without one."""
+    name, axis = grammars.FLATTENED_KERNELS.get(grammar, ("", 0))
+    found = names.get(name)
+    return found.shape[axis] if found and len(found.shape) == 2 else None
 
 
 def head_classes(names: Names, grammar: str) -> int | None:
     """Return the outputs of the file's classifier, or None without one."""
-    entry = names.found.get(grammars.ENDS[grammar][1])
+    entry = names.get(grammars.ENDS[grammar][1])
     return entry.shape[0] if entry and len(entry.shape) == 1 else None
 
 
 def input_channels(names: Names, grammar: str) -> int | None:
     """Return the channels that the file's first convolution reads; None if it has none."""
     first = re.compile(grammars.ENDS[grammar][0])
-    for short, tensor in names.found.items():
+    for short, tensor in names.items():
         if first.fullmatch(short) and len(tensor.shape) == 4:
             return tensor.shape[1 if short.endswith(".weight") else 2]
     return None
@@ -92,7 +91,8 @@ def mismatch(plan: Plan, names: Names, wanted: list[Tensor], present: Collection
         plan: the network.
         names: what is in the file.
         wanted: the network's tensors.
-        present: layers that the model has: tensors of others may be missing.
+        present: layers that the model has: tensors of others may be missing, and of a head that
+            is not built may have any shape.
 
     Returns:
         One line that counts the tensors that are missing, left over, of other shapes or no floats
@@ -102,18 +102,19 @@ def mismatch(plan: Plan, names: Names, wanted: list[Tensor], present: Collection
     missing = [
         tensor.name
         for tensor in wanted
-        if tensor.name not in names.found and not tensor.optional and tensor.layer in present
+        if tensor.name not in names and not tensor.optional and tensor.layer in present
     ]
-    extra = [name for name in names.found if name not in expected]
+    extra = [name for name in names if name not in expected]
     unlike = [
-        f"{name} {_text(names.found[name].shape)} (wanted {_text(tensor.shape)})"
+        f"{name} {_text(names[name].shape)} (wanted {_text(tensor.shape)})"
         for name, tensor in expected.items()
-        if name in names.found and names.found[name].shape != tensor.shape
+        if name in names and names[name].shape != tensor.shape
+        if tensor.layer in present or not tensor.layer.startswith("head_fc")
     ]
     whole = [
-        f"{name} {names.found[name].dtype}"
+        f"{name} {names[name].dtype}"
         for name in expected
-        if name in names.found and names.found[name].dtype not in _FLOATS
+        if name in names and names[name].dtype not in _FLOATS
     ]
     problems = [
         f"{len(items)} {what}: {listed(items)}"
@@ -136,7 +137,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def converted(file: TensorFile, names: Names, tensor: Tensor, plan: Plan) -> Array:
     """Return one tensor in Keras' layout."""
-    value = file.read(*names.found[tensor.name][:2])
+    value = file.read(*names[tensor.name][:2])
     layout = tensor.layout
     if layout == grammars.OIHW:
         return value.transpose(2, 3, 1, 0)
@@ -218,7 +219,7 @@ def assign(
     biases = {}
     strange = []
     for tensor in wanted:
-        if tensor.layer not in layers or tensor.layer in skip or tensor.name not in names.found:
+        if tensor.layer not in layers or tensor.layer in skip or tensor.name not in names:
             continue
         value = converted(file, names, tensor, plan)
         with np.errstate(over="ignore"):  # float64 may hold what float32 does not

@@ -125,6 +125,12 @@ ENDS = {
     "bit_npz": (r"resnet/root_block/standardized_conv2d/kernel", "resnet/head/conv2d/bias"),
 }
 
+#: grammar -> (kernel of VGG's first fully connected layer, axis of what it reads).
+FLATTENED_KERNELS = {
+    "reszoo": ("head_fc1/kernel", 0),
+    "torchvision_vgg": ("classifier.0.weight", 1),
+}
+
 
 # Parts of our layer names
 

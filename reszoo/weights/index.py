@@ -176,6 +176,11 @@ def find(network: str, tag: str = "imagenet") -> Entry:
     raise SpecError(unknown(f"weights of {network}", tag, words))
 
 
+def is_tag(text: str) -> bool:
+    """Return whether `find` knows a word as the tag of any network."""
+    return text in DEFAULTS or any(text in (e.tag, *e.aliases) for e in _read_index())
+
+
 def _default_word(entry: Entry) -> list[str]:
     return [
         word for word, classes in DEFAULTS.items() if entry.default and entry.classes == classes

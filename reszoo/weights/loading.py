@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from reszoo import catalog
-from reszoo.errors import SpecError, closest
+from reszoo.comparators import image_size
+from reszoo.errors import SpecError, nearby, shown
 from reszoo.plans import Plan, plan
 from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
@@ -28,7 +29,9 @@ from reszoo.weights.grammars import Tensor
 from reszoo.weights.readers import WeightFile, WeightFileError
 
 _TRAINED = "these weights were trained"
-_SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".th", ".bin", ".safetensors", ".npz")
+_SUFFIXES = (
+    ".keras", ".h5", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".safetensors", ".npz",
+)  # fmt: skip
 
 
 class WeightsNotice(UserWarning):
@@ -50,6 +53,7 @@ class Source:
         labels: a label set, pairs, or None.
         origin: JSON types: where the weights came from.
         names: of a file that the caller gave; None: its layers are numbered, or it is published.
+        flattened: what its first fully connected layer reads (VGG); None: it has none.
     """
 
     network: str | ResNetSpec
@@ -62,6 +66,7 @@ class Source:
     labels: Any = None
     origin: dict[str, Any] = field(default_factory=dict)
     names: Names | None = None
+    flattened: int | None = None
 
     def meta(self, channels: int, in_graph: bool) -> dict[str, Any]:
         """Return what the model's config keeps of them, for a number of input channels."""
@@ -90,19 +95,23 @@ class Source:
             reverse = known is not None and known.channel_order == "bgr"
             strange = conversion.assign(file, names, wanted, full, model, skip, reverse)
             if isinstance(file, WeightFile) and file.passed_over:
-                say(f"{self.path.name} holds several sets of weights; {file.note}")
+                say(f"{self.path.name} holds several sets of weights; {file.note}", self.path)
         if strange:
             say(
                 f"{self.path.name}: {len(strange)} tensors hold infinities or NaN: "
-                f"{conversion.listed(strange)}"
+                f"{conversion.listed(strange)}",
+                self.path,
             )
 
-    def check(self, description: Plan, needed: Collection[str]) -> None:
+    def check(self, description: Plan, needed: Collection[str], data_format: str) -> None:
         """Refuse a file before anything is built that its tensors do not cover.
+
+        Says so where its first kernel is adapted to another number of channels.
 
         Args:
             description: what is to be built.
             needed: layers of it that are.
+            data_format: in which the caller gives shapes.
 
         Raises:
             SpecError: fully connected layers of another input size.
@@ -110,12 +119,23 @@ class Source:
         """
         size, trained = (p[p.features].size for p in (description, self._plan))
         if "head_fc1" in needed and size != trained:
+            height, width = self._plan.layers[0].size
             raise SpecError(
-                f"the fully connected layers of {description.name} read maps of {trained} pixels, "
-                f"not {size}: with weights use images of 224x224, or include_top=False"
+                f"the fully connected layers of {self.path.name} read maps of {trained} pixels, "
+                f"not {size}: with weights use images of {height}x{width}, or include_top=False"
             )
         if self.names is not None:
             self._tensors(self.names, needed)
+        start = description.layers[0]
+        if start.channels != self.channels:
+            shape = (*start.size, start.channels)
+            if data_format == "channels_first":
+                shape = (start.channels, *start.size)
+            say(
+                f"{self.path.name} has {self.channels} input channel{'s' * (self.channels > 1)}: "
+                f"its first kernel is adapted to {start.channels}{_turned(shape, data_format)}",
+                self.path,
+            )
 
     def check_ends(self, stem: tuple[int, ...], head: tuple[int, ...]) -> None:
         """Refuse ends of another network, whose sizes would make others larger than the file.
@@ -158,8 +178,10 @@ class Source:
         overrides = {**self.overrides, "classes": self.classes or 1}
         overrides.pop("output_stride", None)
         # VGG's fully connected layers fit one size; what any other net is fed does not matter.
-        size = 224 if is_vgg(self.network) else None
-        return plan(self.network, **{**overrides, "input_shape": (size, size, self.channels)})
+        size: tuple[int | None, int | None] = (None, None)
+        if is_vgg(self.network):
+            size = image_size(str(self.network), self.flattened, overrides.get("input_shape"))
+        return plan(self.network, **{**overrides, "input_shape": (*size, self.channels)})
 
     @contextlib.contextmanager
     def _open(self, model: Any, full: Plan) -> Iterator[TensorFile]:
@@ -173,6 +195,8 @@ class Source:
                 from reszoo.models import build
 
                 whole = {**self.overrides, "classes": self.classes}
+                if is_vgg(self.network):  # the order of layers is the same at any size
+                    whole["input_shape"] = (32, 32, self.channels)
                 model = build(self.network, include_top=bool(self.classes), **whole)
             assert isinstance(file, WeightFile)
             try:
@@ -180,7 +204,7 @@ class Source:
             except WeightFileError as error:
                 raise WeightFileError(
                     f"{error}; .weights.h5 files number their layers, so they fit the networks "
-                    "that wrote them only"
+                    "that wrote them only; save it as .keras or .h5"
                 ) from None
 
     def _new_head(self, description: Plan, present: set[str]) -> list[str]:
@@ -191,7 +215,8 @@ class Source:
         had = f"{self.classes} classes" if self.classes else "no classifier"
         say(
             f"{self.path.name} has {had}: the backbone is loaded, the new classifier of {wanted} "
-            "classes is untrained"
+            "classes is untrained",
+            self.path,
         )
         return ["head_dense"]
 
@@ -233,9 +258,9 @@ def resolve(
     if not is_vgg(network):
         catalog.spec(network)  # an unknown name is reported before its weights are looked for
     if _is_path(weights):
-        return _from_file(network, Path(os.fspath(weights)).expanduser(), given)  # type: ignore[arg-type]
+        return _from_file(network, Path(os.path.expanduser(weights)), given)  # type: ignore[arg-type]
     if not isinstance(weights, str):
-        raise SpecError(f'weights takes None, "imagenet", a tag or a path, not {weights!r}')
+        raise SpecError(f'weights takes None, "imagenet", a tag or a path, not {shown(weights)}')
     entry = index.find(network if isinstance(network, str) else network.name, weights)
     own = of_entry(network, entry, given)
     path = index.fetch(entry, verify=verify, allow_noncommercial=allow_noncommercial)
@@ -247,7 +272,19 @@ def _is_path(weights: object) -> bool:
         return True
     if not isinstance(weights, str):
         return False
-    return os.sep in weights or weights.endswith(_SUFFIXES)
+    if os.sep in weights or weights.endswith(_SUFFIXES):
+        return True
+    return not index.is_tag(weights) and os.path.isfile(os.path.expanduser(weights))
+
+
+def _turned(shape: tuple[int | None, ...], data_format: str) -> str:
+    """Return a hint if a shape looks like one in the other order of axes, or ""."""
+    last = data_format == "channels_last"
+    channels, other = (shape[0], shape[2]) if last else (shape[2], shape[0])
+    if channels not in (1, 3, 4) or other is None or other <= 4:
+        return ""
+    meant = (*shape[1:], shape[0]) if last else (shape[2], *shape[:2])
+    return f"; did you mean input_shape={meant} and not {shape}, in the order {data_format}?"
 
 
 def _from_entry(
@@ -257,7 +294,7 @@ def _from_entry(
     own: dict[str, Any],
     given: dict[str, Any],
 ) -> Source:
-    _say_own(entry.name, network, own, _TRAINED)
+    _say_own(path, entry.name, network, own, _TRAINED)
     return Source(
         network,
         {**_outputs(network, entry.classes), **own, **explicit(given)},
@@ -276,8 +313,10 @@ def _from_entry(
 
 
 def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> Source:
-    if not path.is_file():
-        raise SpecError(f"no weights file at {path}{_near(path)}")
+    if os.path.isdir(path):
+        raise SpecError(f"{path} is a directory and no weights file")
+    if not os.path.isfile(path):  # False of names that no file can have, too
+        raise SpecError(f"no weights file at {shown(path, str)}{nearby(path)}")
     with own_files.open_file(path) as (file, said):
         if said.meta.get("folded"):
             raise WeightFileError(f"{path} holds a folded model; give the unfolded one")
@@ -295,10 +334,12 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
         if _numbered(file, grammar):
             head, stem = own_files.classifier(file), own_files.first_kernel(file)
             classes, channels = (head[1] if head else None), (stem[2] if stem else None)
+            flattened = own_files.flattened(file)
         else:
             names = conversion.canonical(file, grammar)
             classes = conversion.head_classes(names, grammar)
             channels = conversion.input_channels(names, grammar)
+            flattened = conversion.flattened(names, grammar)
     entry = _published(path)
     if entry is not None:  # all that the index knows belongs to it
         return _from_entry(network, entry, path, of_entry(network, entry, given, path), given)
@@ -306,24 +347,24 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
     if said.spec is not None:
         own = of_file(network, path, said.spec, given)
     else:
-        found = names.found if names else ()
-        own = of_grammar(network, path.name, grammar, found, given)
+        own = of_grammar(network, path.name, grammar, names or (), given)
         why = f"{grammar} networks are"
         if grammar in TORCH:
             why = f"other {why}; if this one is not, give what differs"
         if grammar == "reszoo" and names and not is_vgg(network):
             say(
                 f"{path.name} does not say which network it is of: taken for the "
-                f"{network if isinstance(network, str) else network.name} that was asked for"
+                f"{network if isinstance(network, str) else network.name} that was asked for",
+                path,
             )
-    _say_own(path.name, network, own, why)
+    _say_own(path, path.name, network, own, why)
     named = isinstance(network, str) and not is_vgg(network)
     if named and given.get("input_shape") is None:
         shape = catalog.spec(network).input_shape
         if channels not in (None, shape[2]):
             own["input_shape"] = (*shape[:2], channels)
             read = {"input_shape": own["input_shape"]}
-            _say_own(path.name, network, read, "the first convolution is")
+            _say_own(path, path.name, network, read, "the first convolution is")
     known = said.known(path)
     source = Source(
         network,
@@ -336,6 +377,7 @@ def _from_file(network: str | ResNetSpec, path: Path, given: dict[str, Any]) -> 
         known.labels,
         known.origin or {"file": path.name},
         names,
+        flattened,
     )
     source.check_ends(stem, head)
     return source
@@ -354,31 +396,26 @@ def _published(path: Path) -> index.Entry | None:
     return None
 
 
-def _near(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        name = closest(path.name, [p.name for p in path.parent.iterdir()])
-        if name:
-            return f'; did you mean "{name}"?'
-    return ""
-
-
-def _say_own(source: str, network: str | ResNetSpec, own: Mapping[str, Any], why: str) -> None:
+def _say_own(
+    path: Path, source: str, network: str | ResNetSpec, own: Mapping[str, Any], why: str
+) -> None:
     if is_vgg(network):
         return
     spec = catalog.spec(network)
     changed = {n: v for n, v in own.items() if n != "classes" and getattr(spec, n) != v}
     if changed:
         fields = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-        say(f"{source}: built with {fields}, as {why}; model.spec shows it")
+        say(f"{source}: built with {fields}, as {why}; model.spec shows it", path)
 
 
-_said: set[str] = set()
+_said: set[tuple[str, str]] = set()
 
 
-def say(text: str) -> None:
-    """Warn once a process with a WeightsNotice, at the line that called this package."""
-    if text not in _said:
-        _said.add(text)
+def say(text: str, path: Path | None = None) -> None:
+    """Warn once a process and file with a WeightsNotice, at the line that called this package."""
+    key = ("" if path is None else os.path.abspath(path), text)
+    if key not in _said:
+        _said.add(key)
         package = str(Path(__file__).parents[1])
         level, frame = 1, sys._getframe()
         while frame.f_back and frame.f_code.co_filename.startswith(package):

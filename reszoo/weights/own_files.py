@@ -22,6 +22,7 @@ from reszoo.labels import LABEL_SETS
 from reszoo.plans import Plan
 from reszoo.preprocessing import Preprocessing
 from reszoo.specs import ResNetSpec
+from reszoo.weights import grammars
 from reszoo.weights.conversion import Array, TensorFile, listed
 from reszoo.weights.readers import WeightFile, WeightFileError, open_weights
 from reszoo.weights.readers._base import Refused, Source, refusing
@@ -132,7 +133,7 @@ class NamedWeights:
 def open_file(path: Path) -> Iterator[tuple[WeightFile | NamedWeights, Statement]]:
     """Open any weight file; of a `.keras` file the tensors are called `layer/variable`.
 
-    Yields the file and what it says of itself.
+    So are those of keras.applications' `.weights.h5`. Yields the file and what it says of itself.
 
     Raises:
         WeightFileError: it is damaged, hostile or of no known kind.
@@ -142,8 +143,31 @@ def open_file(path: Path) -> Iterator[tuple[WeightFile | NamedWeights, Statement
             yield NamedWeights(file, layers), statement
     else:
         with open_weights(path) as file:
+            if noted := _of_keras_applications(file):
+                yield NamedWeights(file, noted), Statement()
+                return
             text = file.metadata.get(STATEMENT)
             yield file, refusing(str(path), lambda: _parsed(text)) if text else Statement()
+
+
+def _of_keras_applications(file: WeightFile) -> list[tuple[str, str]]:
+    """Return (name, class name) of the layers of such a `.weights.h5`, which notes the names."""
+    kinds = {_snake(kind): kind for kind in _VARIABLES}
+    layers = [
+        (name, kinds[group[1]])
+        for path, name in file.group_names.items()
+        if (group := re.fullmatch(r"layers/(.+?)(_\d+)?/vars", path)) and group[1] in kinds
+    ]
+    names = [f"{name}/{variable}" for name, kind in layers for variable in _VARIABLES[kind]]
+    grammar = grammars.recognise(names) or ""
+    return layers if grammar.startswith("keras_applications") else []
+
+
+def _snake(kind: str) -> str:
+    """Return what Keras makes of a class name in a file."""
+    from keras.src.utils.naming import to_snake_case
+
+    return str(to_snake_case(kind))
 
 
 def _parsed(text: str) -> Statement:
@@ -220,6 +244,12 @@ def classifier(file: TensorFile) -> tuple[int, ...]:
     return kernels[max(kernels)] if kernels else ()
 
 
+def flattened(file: TensorFile) -> int | None:
+    """Return what the first dense layer of a `.weights.h5` reads, or None without one."""
+    shape = file.shapes.get("layers/dense/vars/0", ())
+    return shape[0] if len(shape) == 2 else None
+
+
 def first_kernel(file: TensorFile) -> tuple[int, ...]:
     """Return the shape of the first convolution's kernel in a `.weights.h5`, or ()."""
     shape = file.shapes.get("layers/conv2d/vars/0", ())
@@ -227,8 +257,6 @@ def first_kernel(file: TensorFile) -> tuple[int, ...]:
 
 
 def _paths(file: WeightFile, layers: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    from keras.src.utils.naming import to_snake_case
-
     noted = {
         path.removesuffix("/vars"): name
         for path, name in file.group_names.items()
@@ -240,7 +268,7 @@ def _paths(file: WeightFile, layers: Sequence[tuple[str, str]]) -> Iterator[tupl
     counts: Counter[str] = Counter()
     known = set()
     for name, kind in layers:
-        word = to_snake_case(kind)
+        word = _snake(kind)
         number = counts[word]
         counts[word] += 1
         group = f"layers/{word}" + (f"_{number}" if number else "")
