@@ -83,6 +83,8 @@ _VALUES = {"initializer": r"kernel$", "zero_gamma": r"gamma$", "gate_bias": r"ga
 _WARM = "last step of the warm-up"
 #: Cells that a line names before it only counts.
 _SHOWN = 3
+#: Values and pairs of arms, likewise.
+_LISTED = 15
 
 
 def planned(arms: list[Arm]) -> tuple[Difference, ...]:
@@ -180,17 +182,19 @@ def _difference(
     groups: dict[str, list[str]] = {}
     for who, _, value in items:
         groups.setdefault(shown(value), []).append(who)
-    values = "; ".join(f"{value} in {_some(labels)}" for value, labels in groups.items())
+    values = _some(
+        [f"{value} in {_some(labels)}" for value, labels in groups.items()], _LISTED, "; "
+    )
     return Difference(what, f"{what}: {values}{_between(pairs)}", tuple(pairs))
 
 
-def _some(labels: list[str]) -> str:
-    more = len(labels) - _SHOWN
-    return ", ".join(labels[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _some(texts: list[str], most: int = _SHOWN, separator: str = ", ") -> str:
+    more = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _between(pairs: Iterable[tuple[str, str]]) -> str:
-    listed = ", ".join(f"{one} and {other}" for one, other in pairs)
+    listed = _some([f"{one} and {other}" for one, other in pairs], _LISTED)
     return f" (between {listed})" if listed else ""
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reszoo import pixels
 from reszoo.errors import SpecError, choice, integer, number, shown, switch, unknown
 
 if TYPE_CHECKING:
@@ -22,12 +22,6 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center",)
 #: The longest side, in pixels, to which preprocessing resizes an image's shorter one.
 MAX_SIDE = 8192
-#: The longest side, in pixels, to which it resizes an image's longer one before the crop.
-MAX_LONGER_SIDE = 65536
-# Pillow's modes of 8 bits or less a channel. It makes white of most pixels of the others.
-_PIL_MODES = (
-    "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,80 +228,17 @@ class Preprocessing:
 
     def _prepared(self, images: Any, resize: bool | None) -> Any:
         """Return images as an array or a tensor of pixels, checked, and resized where wanted."""
-        listed = isinstance(images, (list, tuple)) or _is_pil(images)
+        listed = isinstance(images, (list, tuple)) or pixels.is_pil(images)
         if listed if resize is None else switch("resize", resize):
             return self.resize(images)
         if not listed and not hasattr(images, "__array_interface__"):
             if not hasattr(images, "shape"):
                 raise SpecError(f"images are an array or a tensor, not {type(images).__name__}")
-            self._check_shape(tuple(images.shape))
+            pixels.check_shape(tuple(images.shape), len(self.mean))
             return images
         if not listed:
-            return self._batch(images)
-        import numpy as np
-
-        arrays = [self._pixels(image) for image in self._singles(images)]
-        shapes = {array.shape for array in arrays}
-        if len(shapes) != 1:
-            raise SpecError(f"images of {len(shapes)} shapes make no batch; resize=True does")
-        return arrays[0] if _is_pil(images) else np.stack(arrays)
-
-    def _batch(self, images: Any) -> np.ndarray:
-        """Return an array of images (N, H, W, C), or of one (H, W, C), checked."""
-        array = _array(images)
-        self._check_shape(array.shape)
-        _check_range([array])
-        return array
-
-    def _singles(self, images: Any) -> list[Any]:
-        """Return single images, checked: PIL images, and arrays (H, W, C)."""
-        if _is_pil(images):
-            images = [images]
-        if not isinstance(images, (list, tuple)):
-            if not hasattr(images, "__array_interface__"):
-                name = type(images).__name__
-                raise SpecError(f"resize takes PIL images and numpy arrays, not {name}")
-            array = self._batch(images)
-            return [array] if array.ndim == 3 else list(array)
-        singles = [image if _is_pil(image) else _array(image) for image in images]
-        arrays = [image for image in singles if not _is_pil(image)]
-        _check_range(arrays)
-        channels = len(self.mean)
-        for array in arrays:
-            if array.ndim != 3 or array.shape[-1] != channels:
-                raise SpecError(
-                    f"an image in a list has the shape (H, W, {channels}) here, not {array.shape}"
-                )
-        return singles
-
-    def _pixels(self, image: Any) -> np.ndarray:
-        """Return one image as an array (H, W, C)."""
-        if not _is_pil(image):
-            return image
-        import numpy as np
-
-        modes = {1: "L", 3: "RGB"}
-        if len(self.mean) not in modes:
-            raise SpecError(f"a PIL image has 1 or 3 channels, not {len(self.mean)}")
-        mode = modes[len(self.mean)]
-        known = image.mode in _PIL_MODES
-        try:
-            array = np.asarray(image.convert(mode)) if known else None
-        except ValueError:  # a mode that this Pillow does not convert
-            array = None
-        if array is None:
-            raise SpecError(
-                f"PIL images of mode {image.mode!r} are none of 8 bits a channel that become "
-                f'"{mode}": scale them to 0..255 and convert them first'
-            )
-        return array if array.ndim == 3 else array[..., None]
-
-    def _check_shape(self, shape: tuple[int | None, ...]) -> None:
-        if len(shape) not in (3, 4) or shape[-1] != len(self.mean):
-            raise SpecError(
-                f"images have the shape (N, H, W, {len(self.mean)}) or (H, W, {len(self.mean)}) "
-                f"here, not {shape}"
-            )
+            return pixels.batch(images, len(self.mean))
+        return pixels.stacked(images, len(self.mean))
 
     def resize(self, images: Any, size: int | None = None) -> np.ndarray:
         """Return images resized and cropped as torchvision and timm do for evaluation.
@@ -334,7 +265,11 @@ class Preprocessing:
 
         size, fraction = self._crop(size)
         short = math.floor(size / fraction)
-        cut = [self._resized(image, short, size) for image in self._singles(images)]
+        channels = len(self.mean)
+        cut = [
+            pixels.resized(pixels.decoded(one, channels), short, size, self.interpolation)
+            for one in pixels.singles(images, channels)
+        ]
         if not cut:
             raise SpecError("no images to resize")
         return np.stack(cut)
@@ -348,81 +283,6 @@ class Preprocessing:
         fraction = self.crop_fraction if at_training_size else self.evaluation[1]
         _check_side(size, fraction)
         return size, fraction
-
-    def _resized(self, image: Any, short: int, size: int) -> np.ndarray:
-        import numpy as np
-        from PIL import Image
-
-        array = self._pixels(image)
-        height, width = array.shape[:2]
-        if not height or not width:
-            raise SpecError(f"an image of {height}x{width} pixels cannot be resized")
-        if width <= height:
-            wide, high = short, int(short * height / width)
-        else:
-            wide, high = int(short * width / height), short
-        if max(wide, high) > MAX_LONGER_SIDE:
-            raise SpecError(
-                f"an image of {height}x{width} pixels would be resized to {high}x{wide} before the "
-                f"crop, at most {MAX_LONGER_SIDE} pixels a side: cut it first"
-            )
-        if array.dtype == np.uint8 and array.shape[-1] == 3:
-            planes = [Image.fromarray(np.ascontiguousarray(array))]
-        else:
-            # Pillow has no images of floats or of many channels: one plane a channel.
-            kind = array.dtype if array.dtype == np.uint8 else np.dtype(np.float32)
-            channels = np.ascontiguousarray(np.moveaxis(array, -1, 0), kind)
-            planes = [Image.fromarray(channel) for channel in channels]
-        method = Image.Resampling[self.interpolation.upper()]
-        left, top = round((wide - size) / 2), round((high - size) / 2)
-        box = (left, top, left + size, top + size)
-        cut = [np.asarray(p.resize((wide, high), method).crop(box)) for p in planes]
-        # Bicubic filters overshoot; Pillow clips bytes but not floats.
-        return np.clip(np.dstack(cut), 0, 255)
-
-
-def _is_pil(value: Any) -> bool:
-    # Without Pillow there is no such image, and importing it takes time.
-    return any(cls.__module__ == "PIL.Image" for cls in type(value).__mro__)
-
-
-def _array(images: Any) -> np.ndarray:
-    import numpy as np
-
-    try:
-        array = np.asarray(images)
-    except (TypeError, ValueError) as error:  # ragged lists, tensors on other devices
-        raise SpecError(f"no array of pixels: {shown(error, str)}") from None
-    if array.dtype.kind not in "uif":
-        raise SpecError(f"images are integers or floats in 0..255, not {array.dtype}")
-    return array
-
-
-def _check_range(arrays: Iterable[np.ndarray]) -> None:
-    """Refuse integers outside 0..255; warn where floats look like something else, all together."""
-    ends: list[float] = []
-    for array in arrays:
-        if array.dtype == "uint8" or not array.size:
-            continue
-        low, high = array.min(), array.max()
-        if array.dtype.kind == "f":
-            ends += float(low), float(high)
-        elif low < 0 or high > 255:
-            how = "images / 257" if array.dtype == "uint16" else "scale them first"
-            raise SpecError(
-                f"images of {array.dtype} hold {low} to {high}, but pixels of 0..255 are expected: "
-                f"{how}"
-            )
-    if not ends:
-        return
-    low, high = min(ends), max(ends)
-    if not 0 <= low <= high <= 255 or 0 < high <= 1:  # NaN is not between any two
-        meant = "of more than 8 bits" if high > 255 else "normalised already"
-        warnings.warn(
-            f"images hold {low:.3g} to {high:.3g}, but pixels of 0..255 are expected; "
-            f"are they {meant}?",
-            stacklevel=5,
-        )
 
 
 def _check_side(size: int, fraction: float) -> None:
