@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations import checkpoints, data, environment, files, records
+from ablations import cell_files, checkpoints, data, environment, files, shapes
 from ablations.prediction import Prediction, predict
 from ablations.recipes import Recipe
 from ablations.report.tensorboard import (
@@ -302,7 +302,7 @@ class CellRun:
         from ablations.trainer import tensor_digests
 
         moments = 0
-        attempts = records.read_attempts(self.directory)
+        attempts = cell_files.read_attempts(self.directory)
         if self.best is not None:
             trainer.restore_weights(self.best_weights)
         if self.recipe.statistics == "population":
@@ -321,7 +321,7 @@ class CellRun:
         }
         self._write_arrays(trainer.model, found["test"], mean)
         record = {
-            "schema": records.SCHEMA,
+            "schema": shapes.SCHEMA,
             "arm": self.directory.parent.name,
             "seed": self.config["seed"],
             "identity": files.sha256(files.canonical(self.config)),
@@ -359,7 +359,7 @@ class CellRun:
         }
         writer.scalars(self.steps, last_scalars(self.history, record["results"]))
         files.write_json(self.directory / "record.json", record)
-        records.write_manifest(self.directory, list(records.CELL_FILES))
+        cell_files.write_manifest(self.directory, list(cell_files.CELL_FILES))
         checkpoints.clear(self.directory)
         for name in ("progress.json", "failure.json"):
             (self.directory / name).unlink(missing_ok=True)
@@ -372,7 +372,7 @@ class CellRun:
     def _write_arrays(self, model: Any, found: Prediction, mean: np.ndarray) -> None:
         from reszoo.layers import deep_graph
 
-        files.write(self.directory / "history.csv", records.history_csv(self.history))
+        files.write(self.directory / "history.csv", cell_files.history_csv(self.history))
         lines = "".join(f"{bytes(row).hex()}\n" for row in self.fed)
         files.write(self.directory / "fed.sha256", lines)
         buffer = io.BytesIO()

@@ -113,7 +113,7 @@ class Plan:
             "seeds": self.seeds,
         }
         return {
-            "schema": records.SCHEMA,
+            "schema": shapes.SCHEMA,
             "name": self.grid.name,
             "preset": self.grid.preset,
             "title": self.grid.title,

@@ -20,7 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ablations import checkpoints, data, environment, files, records, report, run_directory
+from ablations import (
+    cell_files,
+    checkpoints,
+    data,
+    environment,
+    files,
+    records,
+    report,
+    run_directory,
+    shapes,
+)
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell, Platform
 from ablations.plan import PASSES, STARTUP_SECONDS, Plan, plan
@@ -229,14 +239,16 @@ class _Runner:
         path = directory / "cell.json"
         slot = self.free.pop(0)
         content = {
-            "schema": records.SCHEMA,
+            "schema": shapes.SCHEMA,
             "arm": cell.arm,
             "seed": cell.seed,
             "identity": cell.identity,
             "config": cell.config,
         }
         files.write_json(path, content)
-        records.start_attempt(directory, {**self.launch, "gpus": slot, "driver": self.plan.driver})
+        cell_files.start_attempt(
+            directory, {**self.launch, "gpus": slot, "driver": self.plan.driver}
+        )
         self._session(cell, "running")
         log = open(directory / "log.txt", "ab")  # noqa: SIM115 - closed when the child ends
         process = subprocess.Popen(
@@ -253,7 +265,7 @@ class _Runner:
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
         name = f"{child.cell.arm}/seed{child.cell.seed}"
-        child.progress = records.read_progress(child.directory)
+        child.progress = cell_files.read_progress(child.directory)
         for warning in child.progress.get("warnings", []):
             if (name + warning) not in self.told:
                 self.told.add(name + warning)
@@ -267,7 +279,7 @@ class _Runner:
         if code == 0:
             self.done += 1
             self._session(child.cell, "done")
-            records.end_attempt(child.directory, "done")
+            cell_files.end_attempt(child.directory, "done")
             record = files.read_json(child.directory / "record.json")["results"]
             self._learn(child.cell, record["train_seconds"])
             show.event(
@@ -279,7 +291,7 @@ class _Runner:
         if code in STOPPED:
             self.stop = True
             self.reason = f"{name} was stopped by a signal"
-            records.end_attempt(child.directory, "stopped by a signal")
+            cell_files.end_attempt(child.directory, "stopped by a signal")
             return
         if code == EXIT_DISK_FULL:
             self.stop = True
@@ -288,7 +300,7 @@ class _Runner:
                 f"{child.directory / 'log.txt'})"
             )
             with contextlib.suppress(OSError):
-                records.end_attempt(child.directory, "the disk was full")
+                cell_files.end_attempt(child.directory, "the disk was full")
             return
         self.failed += 1
         failure = child.directory / "failure.json"
@@ -298,9 +310,9 @@ class _Runner:
                 reason = f"killed by signal {-code} ({signal.Signals(-code).name})"
                 if -code == signal.SIGKILL:
                     reason += "; out of memory? fewer --jobs need less"
-            records.write_failure(child.directory, reason)
+            cell_files.write_failure(child.directory, reason)
         problem = files.read_json(failure)
-        records.end_attempt(child.directory, problem["reason"])
+        cell_files.end_attempt(child.directory, problem["reason"])
         self._session(child.cell, "failed")
         show.event(
             f"{name} FAILED at step {problem['step']}: {problem['reason']} "
@@ -321,7 +333,7 @@ class _Runner:
             child.process.kill()
             child.process.wait()
             reason = f"hung: no progress for {now - child.moved:.0f} s; it was stopped"
-            records.write_failure(child.directory, reason)
+            cell_files.write_failure(child.directory, reason)
 
     def _patience(self, child: _Child, speed: float) -> float:
         """Return after how many seconds without progress a cell counts as hung."""
@@ -348,7 +360,7 @@ class _Runner:
         child.log.close()
         with contextlib.suppress(OSError):
             if not (child.directory / "manifest.json").exists():
-                records.end_attempt(child.directory, f"interrupted: {self.reason}")
+                cell_files.end_attempt(child.directory, f"interrupted: {self.reason}")
 
     def _learn(self, cell: PlannedCell, seconds: float) -> None:
         self.images_seconds[0] += self.plan.work(cell.arm)

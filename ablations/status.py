@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from ablations import files
-from ablations.records import Cell, Run, read_attempts, read_progress
+from ablations.cell_files import read_attempts, read_progress
+from ablations.records import Cell, Run
 from ablations.report.comparison import duration
 
 #: Where locks do not tell, a cell that has written nothing for so long is taken for stopped,

@@ -16,7 +16,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from ablations import files, records
+from ablations import cell_files, files
 from ablations.errors import UserError
 
 EXIT_DISK_FULL = 75
@@ -65,7 +65,7 @@ def main(directory: Path, data_directory: Path) -> int:
         first_line = str(error).strip().splitlines() or [""]
         reason, text = f"{type(error).__name__}: {first_line[0][:300]}", traceback.format_exc()
     _say(f"failed: {reason}\n{text}")
-    records.write_failure(directory, reason, text)
+    cell_files.write_failure(directory, reason, text)
     return 3
 
 

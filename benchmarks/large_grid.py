@@ -20,7 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from ablations import environment, files, records, report, run_directory, run_grid
+from ablations import (
+    cell_files,
+    environment,
+    files,
+    records,
+    report,
+    run_directory,
+    run_grid,
+    shapes,
+)
 from ablations.matrix import PlannedCell
 from ablations.plan import Plan, plan
 from ablations.preview import preview
@@ -62,9 +71,9 @@ def _finish(
     arrays["probabilities"][0, 0] = 1e-6 * number  # no two networks say the same
     np.savez_compressed(directory / "predictions.npz", **arrays)  # type: ignore[arg-type]
     error = 100 * wrong / len(arrays["label"])
-    history = records.read_history(template / "history.csv")
+    history = cell_files.read_history(template / "history.csv")
     history[-1]["test_error"] = error
-    (directory / "history.csv").write_text(records.history_csv(history))
+    (directory / "history.csv").write_text(cell_files.history_csv(history))
     (directory / "model.keras").write_bytes(
         (template / "model.keras").read_bytes() + b"%d" % number
     )
@@ -94,9 +103,9 @@ def _finish(
     files.write_json(directory / "record.json", {**record, **mine})
     content = {"arm": cell.arm, "seed": cell.seed, "identity": cell.identity}
     files.write_json(
-        directory / "cell.json", {"schema": records.SCHEMA, **content, "config": cell.config}
+        directory / "cell.json", {"schema": shapes.SCHEMA, **content, "config": cell.config}
     )
-    records.write_manifest(directory, list(records.CELL_FILES))
+    cell_files.write_manifest(directory, list(cell_files.CELL_FILES))
 
 
 def timed(rows: list[tuple[str, float]], what: str, action: Callable[[], Any]) -> Any:

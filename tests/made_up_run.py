@@ -118,5 +118,5 @@ def made_up(
 def compared(run: Run, problems: Sequence[str] = (), **options: Any) -> Comparison:
     """Return the comparison of a made-up run, whose records are too thin to be audited."""
     found = Audit(tuple(problems), ("all is equal",))
-    with unittest.mock.patch("ablations.report.comparison.audit", return_value=found):
+    with unittest.mock.patch.object(Run, "audit", found):
         return compare(run, **options)

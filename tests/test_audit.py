@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ablations
-from ablations import data, environment, files, records
+from ablations import cell_files, data, environment, files, records
 from ablations.audit import audit
 from ablations.recipes import Recipe
 from ablations.stream import Stream, make_source, pixel_mean
@@ -29,7 +29,7 @@ def rewrite(run: Path, arm: str, seed: int, change) -> None:
     change(record, cell.directory)
     (cell.directory / "record.json").write_text(json.dumps(record))
     names = json.loads((cell.directory / "manifest.json").read_text())["files"]
-    records.write_manifest(cell.directory, list(names))
+    cell_files.write_manifest(cell.directory, list(names))
 
 
 def feed_again(images: Path, seed: int, plant) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from made_up_run import compared, made_up
 from scipy import stats
 
-from ablations import cli, files, inference, records, reproduction, run, sequential
+from ablations import cell_files, cli, files, inference, records, reproduction, run, sequential
 from ablations.audit import Audit
 from ablations.errors import UserError
 from ablations.plan import plan
@@ -424,10 +424,10 @@ def test_an_ended_attempt_is_not_running(tmp_path: Path) -> None:
     running.directory.mkdir()
     files.write_json(running.directory / "progress.json", {"epoch": 1.0, "step": 80})
     launch = {"argv": ["run.py"], "code": {"sources_sha256": "00"}}
-    records.start_attempt(running.directory, launch)
+    cell_files.start_attempt(running.directory, launch)
     run = dataclasses.replace(run, cells=[running])
     assert "1 running" in status(run)
-    records.end_attempt(running.directory, "interrupted: stopped")
+    cell_files.end_attempt(running.directory, "interrupted: stopped")
     assert "1 interrupted" in status(run) and "step 80; interrupted: stopped" in status(run)
 
 
@@ -598,7 +598,7 @@ def test_run_names_what_it_wrote(
     made = made_up(tmp_path, {"base": [10.0, 10.4], "arm": [9.0, last]}, problem="hung")
     monkeypatch.setattr("ablations.plan.plan", lambda **options: types.SimpleNamespace(cells=[]))
     monkeypatch.setattr("ablations.runner.execute", lambda *arguments: made)
-    monkeypatch.setattr("ablations.report.comparison.audit", lambda run: Audit((), ()))
+    monkeypatch.setattr(records.Run, "audit", Audit((), ()))
     with pytest.raises(SystemExit) as end:
         cli.run(
             run.main, doc="", version=str, command="command",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import ablations
 import reszoo
-from ablations import audit, files, grids, matrix, records
+from ablations import audit, cell_audit, cell_files, files, grids, matrix, records
 from ablations.grids import matching
 from ablations.grids.declared import declared
 from ablations.plan import Plan, plan
@@ -322,7 +322,7 @@ def edit(run: Path, cell: str, change: Callable[[dict[str, Any], Path], None]) -
     change(record, directory)
     (directory / "record.json").write_text(json.dumps(record))
     names = json.loads((directory / "manifest.json").read_text())["files"]
-    records.write_manifest(directory, list(names))
+    cell_files.write_manifest(directory, list(names))
 
 
 def tensor(record: dict[str, Any], directory: Path) -> None:
@@ -445,9 +445,9 @@ def fewer_wrong(record: dict[str, Any], directory: Path) -> None:
 
 
 def last_error(record: dict[str, Any], directory: Path) -> None:
-    history = records.read_history(directory / "history.csv")
+    history = cell_files.read_history(directory / "history.csv")
     history[-1]["test_error"] += 5
-    (directory / "history.csv").write_text(records.history_csv(history))
+    (directory / "history.csv").write_text(cell_files.history_csv(history))
 
 
 def taken(name: str) -> Callable[[dict[str, Any], Path], None]:
@@ -587,3 +587,20 @@ def test_factors_excuse_only_what_they_change(tmp_path: Path) -> None:
     assert declared(arms["he-fan-in"], arms["zero-gamma"]) == {"zero_gamma"}
     assert declared(arms["he-fan-in"], arms["glorot"]) == {"initializer"}
     assert declared(arms["glorot"], arms["zero-gamma"]) == {"initializer", "zero_gamma"}
+
+
+@pytest.mark.parametrize(("wrong", "classes", "noticed"), [(5, 2, 1), (0, 2, 0), (5, 1, 0)])
+def test_networks_that_are_sure_of_every_image_may_agree(
+    wrong: int, classes: int, noticed: int, tiny_run: Path
+) -> None:
+    """Two collapsed or two perfect networks can predict the same, to the bit."""
+    cells = [
+        dataclasses.replace(
+            cell,
+            tested=dataclasses.replace(cell.tested, wrong=wrong, classes=classes),  # type: ignore[type-var]
+            digests={**cell.digests, "predictions.npz": "equal"},
+        )
+        for cell in records.load(tiny_run).done()
+        if cell.seed == 0 and cell.arm != "plain"
+    ]
+    assert len(list(cell_audit.copies(cells))) == noticed

@@ -16,7 +16,17 @@ import numpy as np
 import pytest
 
 import ablations
-from ablations import environment, files, records, report, run_directory, runner, shapes, train
+from ablations import (
+    cell_files,
+    environment,
+    files,
+    records,
+    report,
+    run_directory,
+    runner,
+    shapes,
+    train,
+)
 from ablations.analyses import common
 from ablations.plan import Plan, plan
 from ablations.report.captions import afterwards
@@ -40,7 +50,7 @@ def put(content: Any, path: str, value: Any) -> None:
 
 
 def resign(cell: Path) -> None:
-    records.write_manifest(cell, list(records.CELL_FILES))
+    cell_files.write_manifest(cell, list(cell_files.CELL_FILES))
 
 
 def damage(cell: Path, file: str, path: str, value: Any) -> None:
@@ -126,7 +136,7 @@ def uneven_predictions(cell: Path) -> None:
     ("change", "words"),
     [
         (history("a,b\n1,2\n"), "history.csv is damaged: row 1 has other columns"),
-        (history(",".join(records.HISTORY) + "\n"), "history.csv is damaged: it has no epoch"),
+        (history(",".join(cell_files.HISTORY) + "\n"), "history.csv is damaged: it has no epoch"),
         (no_predictions, "predictions.npz is damaged"),
         (predictions_of_other_arrays, "predictions.npz is damaged"),
         (uneven_predictions, "classes for (3,) labels"),
@@ -145,7 +155,7 @@ def test_a_number_that_is_not_finite_in_a_history(copy: Path) -> None:
     with open(directory / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     rows[0]["train_loss_running"] = "nan"
-    (directory / "history.csv").write_text(records.history_csv(rows))  # type: ignore[arg-type]
+    (directory / "history.csv").write_text(cell_files.history_csv(rows))  # type: ignore[arg-type]
     resign(directory)
     check_failed(copy, "history.csv is damaged: train_loss_running is nan")
 
@@ -248,7 +258,7 @@ def started(copy: Path) -> Path:
     (directory / "manifest.json").unlink()
     files.write_json(directory / "progress.json", {"epoch": 1.5, "step": 3})
     launch = {"argv": ["run.py"], "code": {"sources_sha256": "00"}}
-    records.start_attempt(directory, launch)
+    cell_files.start_attempt(directory, launch)
     return directory
 
 
@@ -279,7 +289,7 @@ def test_what_holds_its_lock_is_running(started: Path) -> None:
 def test_damaged_progress_is_said(text: str, started: Path) -> None:
     (started / "progress.json").write_text(text)
     assert "progress.json cannot be read" in state(started)
-    records.write_failure(started, "stopped")
+    cell_files.write_failure(started, "stopped")
     assert files.read_json(started / "failure.json")["step"] == 0
 
 
@@ -289,9 +299,9 @@ def test_damaged_attempts_are_said(text: str, started: Path) -> None:
     assert "attempts.json cannot be read" in state(started)
     run = ablations.load(started.parents[2])
     report.write_files(run, report.compare(run), run.directory)
-    records.end_attempt(started, "stopped")
-    records.start_attempt(started, {"argv": [], "code": {"sources_sha256": ""}})
-    assert len(records.read_attempts(started)) == 1
+    cell_files.end_attempt(started, "stopped")
+    cell_files.start_attempt(started, {"argv": [], "code": {"sources_sha256": ""}})
+    assert len(cell_files.read_attempts(started)) == 1
 
 
 def test_a_cell_that_finishes_while_it_is_read(copy: Path, monkeypatch) -> None:
@@ -313,7 +323,7 @@ def test_a_cell_that_finishes_while_it_is_read(copy: Path, monkeypatch) -> None:
 def test_a_failure_that_vanishes_while_it_is_read(copy: Path, monkeypatch) -> None:
     directory = copy / "cells" / "A" / "seed1"
     (directory / "manifest.json").unlink()
-    records.write_failure(directory, "old")
+    cell_files.write_failure(directory, "old")
     read = shapes.read
 
     def vanish(path: Path, *rest: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from test_tensorboard import curves as event_curves
 
 import ablations
 import reszoo
-from ablations import checkpoints, data, files, matrix, records
+from ablations import cell_files, checkpoints, data, files, matrix, records, shapes
 from ablations.audit import audit
 from ablations.cell import CellRun
 from ablations.data import DataError, Dataset, Images, splits
@@ -233,7 +233,7 @@ def train(root: Path, dataset: Dataset, protocol: Recipe, seed: int = 0, **spec:
     directory = records.cell_directory(root, "A", seed)
     directory.mkdir(parents=True)
     content = {
-        "schema": records.SCHEMA, "arm": "A", "seed": seed,
+        "schema": shapes.SCHEMA, "arm": "A", "seed": seed,
         "identity": planned.identity, "config": planned.config,
     }  # fmt: skip
     files.write_json(directory / "cell.json", content)
@@ -368,7 +368,7 @@ def test_a_cell_without_a_split_is_what_it_was(tmp_path: Path) -> None:
     lines[0] = lines[0].removesuffix(",validation_loss,validation_error")
     assert {line.count(",") for line in lines} == {9}
     path.write_text("\n".join(lines) + "\n")
-    assert records.read_history(path) == cell.history
+    assert cell_files.read_history(path) == cell.history
 
 
 # --- networks with dropout, and without batch normalisation

@@ -25,7 +25,7 @@ import pytest
 from watching import cells_with, processes, wait_for_checkpoint, wait_until
 
 import ablations
-from ablations import checkpoints, files, records
+from ablations import cell_files, checkpoints, files, records
 
 #: As in the paper: L2, crops, BN over sub-batches, population statistics, an error-triggered
 #: warm-up and a drop. 48 images in batches of 8: 6 steps an epoch, so kills fall inside epochs.
@@ -330,7 +330,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
-@pytest.mark.parametrize("name", records.CELL_FILES)
+@pytest.mark.parametrize("name", cell_files.CELL_FILES)
 def test_every_damaged_file_of_a_finished_cell_is_named(name, how, whole, tmp_path) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     path = run / "cells" / "A" / "seed0" / name

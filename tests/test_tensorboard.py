@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ablations
-from ablations import records
+from ablations import cell_files, records
 from ablations.records import Arm, Cell, Run
 from ablations.report import compare
 from ablations.report import tensorboard as tb
@@ -384,7 +384,7 @@ def test_backfill_of_a_finished_run(tiny_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ablations.report", str(root), "--tensorboard"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     for cell in run.done():
-        rows = records.read_history(cell.directory / "history.csv")
+        rows = cell_files.read_history(cell.directory / "history.csv")
         assert curves(tb.cell_log_directory(root, cell.arm, cell.seed)) == expected(rows)
     again = ablations.load(root)  # event files are no part of a cell's manifest
     assert [cell.state for cell in again.cells] == ["done"] * 5 + ["failed"]

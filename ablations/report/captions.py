@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import reszoo
-from ablations.audit import Audit, audit
+from ablations.audit import Audit
 from ablations.recipes import RECIPES, Recipe, differences, weights_sentence
 from ablations.records import Arm, Run
 
@@ -130,11 +130,8 @@ def not_matched(found: Audit) -> str:
 
 def cautions(run: Run) -> list[str]:
     """Return in short what must stand below every figure of a run, read from its records."""
-    # The figures of a report are of one run, and reading all digests takes as long as drawing.
-    found = vars(run).get("_audit") or audit(run)
-    vars(run)["_audit"] = found
     lines = [f"{line.split(':')[0].split(' (')[0]}." for line in afterwards(run.grid)]
-    return [*filter(None, [not_matched(found)]), *lines]
+    return [*filter(None, [not_matched(run.audit)]), *lines]
 
 
 def _machine(platform: dict[str, Any]) -> str:

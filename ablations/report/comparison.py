@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations import inference
-from ablations.audit import Audit, audit
+from ablations.audit import Audit
 from ablations.records import Arm, Cell, Run
 from ablations.report.captions import caption, protocol_differences
 from ablations.report.factors import effects as two_factors
@@ -117,16 +117,13 @@ def asked(
     return dataclasses.replace(run, grid={**run.grid, **chosen})
 
 
-def compare(
-    run: Run, *, margin: float | None = None, detect: float | None = None, audited: bool = True
-) -> Comparison:
+def compare(run: Run, *, margin: float | None = None, detect: float | None = None) -> Comparison:
     """Return the comparison of a run, finished or not.
 
     Args:
         run: its records, or what `asked` made of them.
         margin: of equivalence, percentage points; None: what the run was started with, if anything.
         detect: difference to give the number of seeds for; None likewise.
-        audited: False leaves the audit empty, for callers that need the statistics alone.
 
     Raises:
         UserError: margin or detect is not positive.
@@ -202,7 +199,7 @@ def compare(
         failures=[
             f"{c.arm}/seed{c.seed} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"
         ],
-        audit=audit(run) if audited else Audit((), ()),
+        audit=run.audit,
         caption=caption(run, any(family and family.tested for family in families.values())),
         factors=factors,
         test=test,

@@ -262,7 +262,7 @@ def _differences_suit(run: Run) -> str:
 
 def differences(run: Run) -> Figure:
     """Return paired differences from the baseline with 95 % intervals, training and test."""
-    comparison = compare(run, audited=False)
+    comparison = compare(run)
     pairs = _pairs(comparison)
     with style():
         height = 2.4 + 0.55 * len(pairs)
