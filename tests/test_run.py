@@ -332,6 +332,7 @@ def test_one_network_is_a_grid_of_one_arm(images: Path, tmp_path: Path) -> None:
     assert reszoo.load(run.cells[0].directory / "model.keras").spec.widths == (16, 32, 64)
 
 
+@pytest.mark.slow
 def test_deep_cells_do_not_hit_the_recursion_limit(tmp_path: Path) -> None:
     grid = tmp_path / "deep.yaml"
     grid.write_text(

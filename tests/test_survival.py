@@ -301,8 +301,15 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
-@pytest.mark.parametrize("suffix", [".npz", ".json"])
+@pytest.mark.parametrize(
+    ("how", "suffix"),
+    [
+        ("truncated", ".npz"),
+        ("flipped", ".json"),
+        pytest.param("flipped", ".npz", marks=pytest.mark.slow),
+        pytest.param("truncated", ".json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     how, suffix, grid, images, whole, tmp_path
 ) -> None:
