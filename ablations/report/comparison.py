@@ -105,6 +105,8 @@ def asked(
         margin: of equivalence, percentage points; None likewise.
         detect: difference to give the number of seeds for, percentage points; None likewise.
     """
+    if baseline is margin is detect is None:
+        return run  # with what it has found out about itself
     analysis = dict(run.grid.get("analysis", {}))
     chosen: dict[str, Any] = {}
     if baseline is not None:
