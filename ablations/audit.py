@@ -10,13 +10,14 @@ from typing import Any
 
 from ablations import files
 from ablations.cell_audit import (
+    SHOWN,
     contradictions,
     copies,
     counts,
     fields_of,
-    label,
     record_of,
     shown,
+    some,
 )
 from ablations.grids.declared import declared, sentences
 from ablations.records import Arm, Cell, Run
@@ -81,9 +82,7 @@ _SCHEDULE = _LENGTH | {
 _VALUES = {"initializer": r"kernel$", "zero_gamma": r"gamma$", "gate_bias": r"gate_conv/bias$"}
 #: The step at which a cell's own training error ended its warm-up.
 _WARM = "last step of the warm-up"
-#: Cells that a line names before it only counts.
-_SHOWN = 3
-#: Values and pairs of arms, likewise.
+#: Values, and pairs of arms, that a line names before it only counts.
 _LISTED = 15
 
 
@@ -182,19 +181,12 @@ def _difference(
     groups: dict[str, list[str]] = {}
     for who, _, value in items:
         groups.setdefault(shown(value), []).append(who)
-    values = _some(
-        [f"{value} in {_some(labels)}" for value, labels in groups.items()], _LISTED, "; "
-    )
+    values = some([f"{value} in {some(labels)}" for value, labels in groups.items()], _LISTED, "; ")
     return Difference(what, f"{what}: {values}{_between(pairs)}", tuple(pairs))
 
 
-def _some(texts: list[str], most: int = _SHOWN, separator: str = ", ") -> str:
-    more = len(texts) - most
-    return separator.join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
-
-
 def _between(pairs: Iterable[tuple[str, str]]) -> str:
-    listed = _some([f"{one} and {other}" for one, other in pairs], _LISTED)
+    listed = some([f"{one} and {other}" for one, other in pairs], _LISTED)
     return f" (between {listed})" if listed else ""
 
 
@@ -262,7 +254,7 @@ def _same_facts(done: list[Cell], arms: dict[str, Arm]) -> list[Difference]:
         excuses: set[str] = set().union(*(excuse for _, (_, excuse) in having))
         difference = _difference(
             key,
-            [(label(cell), cell.arm, value) for cell, (value, _) in having],
+            [(cell.label, cell.arm, value) for cell, (value, _) in having],
             lambda one, other, excuses=excuses: bool(on_purpose[one, other] & excuses),  # type: ignore[misc]
         )
         found += [difference] if difference else []
@@ -286,7 +278,7 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
         if digests[0] != digests[1]:
             # The cell that fewer others agree with is the one to name.
             odd, usual = sorted((other, one), key=lambda cell: _company(cell, block))
-            entry = found.setdefault(label(odd), (odd, usual, {}))
+            entry = found.setdefault(odd.label, (odd, usual, {}))
             entry[2][one.arm, other.arm] = None
     lines = []
     for odd, usual, pairs in found.values():
@@ -296,7 +288,7 @@ def _same_feed(block: list[Cell], arms: dict[str, Arm], count: _Count) -> list[D
         lines.append(
             Difference(
                 "data fed",
-                f"{label(odd)} saw other data than {label(usual)} from step {first} of "
+                f"{odd.label} saw other data than {usual.label} from step {first} of "
                 f"{len(theirs)} on (images, labels or their order){_between(pairs)}",
                 tuple(pairs),
             )
@@ -325,7 +317,7 @@ def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> lis
     names = {(name, tuple(x["shape"])) for mine in tensors.values() for name, x in mine.items()}
     for name, shape in sorted(names):
         sharing = [
-            (label(cell), cell.arm, tensors[cell.arm][name]["sha256"][:12])
+            (cell.label, cell.arm, tensors[cell.arm][name]["sha256"][:12])
             for cell in block
             if name in tensors[cell.arm] and tuple(tensors[cell.arm][name]["shape"]) == shape
         ]
@@ -336,9 +328,9 @@ def _same_tensors(block: list[Cell], arms: dict[str, Arm], count: _Count) -> lis
         )
         difference = _difference(f"initial tensor {name}", sharing, allow)
         found += [difference] if difference else []
-    if len(found) <= _SHOWN:
+    if len(found) <= SHOWN:
         return found
-    few = ", ".join(x.what.removeprefix("initial tensor ") for x in found[:_SHOWN])
+    few = ", ".join(x.what.removeprefix("initial tensor ") for x in found[:SHOWN])
     pairs = tuple(dict.fromkeys(pair for x in found for pair in x.pairs))
     text = f"{len(found)} initial tensors of seed {block[0].seed} differ, {few} … among them"
     return [Difference("initial tensors", text + _between(pairs), pairs)]

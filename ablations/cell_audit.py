@@ -14,15 +14,10 @@ from ablations.records import Arm, Cell
 
 #: Points by which two ways to the same percentage may differ.
 _ROUNDING = 1e-9
-#: Pairs that a line names before it only counts.
-_SHOWN = 3
+#: Cells, or pairs of them, that a line names before it only counts.
+SHOWN = 3
 #: Training images below which two seeds may draw the same order by chance: 8! is 40,320.
 _FEW = 8
-
-
-def label(cell: Cell) -> str:
-    """Return "arm/seed0"."""
-    return f"{cell.arm}/seed{cell.seed}"
 
 
 def record_of(cell: Cell) -> dict[str, Any]:
@@ -41,9 +36,20 @@ def shown(value: Any) -> str:
     return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
 
 
+def some(texts: Sequence[str], most: int = SHOWN, separator: str = ", ") -> str:
+    """Return the first of some texts in one, and how many more there are."""
+    more = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def attempt_key(attempt: dict[str, Any]) -> str:
+    """Return what tells an attempt at a cell from others: when, and by which command."""
+    return files.canonical([attempt["started"], attempt["argv"]])
+
+
 def contradictions(cell: Cell, arm: Arm) -> Iterator[tuple[str, str]]:
     """Yield where a cell's record contradicts its files or its plan: what, and a line."""
-    mine, who, platform = record_of(cell), label(cell), cell.config["platform"]
+    mine, who, platform = record_of(cell), cell.label, cell.config["platform"]
     if (mine["arm"], mine["seed"]) != (cell.recorded_arm or cell.arm, cell.seed):
         yield "cell", f"{who} holds the record of {mine['arm']}/seed{mine['seed']}"
     if mine["identity"] != files.sha256(files.canonical(cell.config)):
@@ -68,7 +74,7 @@ def contradictions(cell: Cell, arm: Arm) -> Iterator[tuple[str, str]]:
 
 def _digests(cell: Cell) -> Iterator[tuple[str, str]]:
     """Compare what was fed and the initial values with the sums over them."""
-    matched, who = record_of(cell)["matched"], label(cell)
+    matched, who = record_of(cell)["matched"], cell.label
     fed = cell.fed()
     if len(fed) != matched["steps"]:
         yield "steps", f"{who} fed {len(fed)} steps and records {matched['steps']}"
@@ -80,7 +86,7 @@ def _digests(cell: Cell) -> Iterator[tuple[str, str]]:
 
 def _results(cell: Cell) -> Iterator[tuple[str, str]]:
     """Compare the errors with the counts, the predictions and the history that they come from."""
-    results, recipe, who = record_of(cell)["results"], cell.config["recipe"], label(cell)
+    results, recipe, who = record_of(cell)["results"], cell.config["recipe"], cell.label
     for part in ("train", "validation", "test"):
         error, wrong, images = (results.get(f"{part}_{x}") for x in ("error", "wrong", "images"))
         if error is None:
@@ -102,7 +108,7 @@ def _results(cell: Cell) -> Iterator[tuple[str, str]]:
 
 def _selected(cell: Cell) -> Iterator[tuple[str, str]]:
     """Compare the result with the epoch of the history whose weights gave it."""
-    results, recipe, who = record_of(cell)["results"], cell.config["recipe"], label(cell)
+    results, recipe, who = record_of(cell)["results"], cell.config["recipe"], cell.label
     # The same weights were evaluated twice, in the same way: other BN statistics are another way,
     # and so are several views of a test image; a GPU may round two evaluations differently.
     if recipe["statistics"] != "moving" or cell.config["platform"]["kind"] != "cpu":
@@ -158,22 +164,21 @@ def copies(cells: Sequence[Cell]) -> Iterator[tuple[str, str]]:
         for (one, other), found in shared.items():
             alike.setdefault(", ".join(found), []).append(f"{other} of {one}")
         for text, pairs in alike.items():
-            more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
-            line = f"no replicate: {', '.join(pairs[:_SHOWN])}{more} (they have the same {text})"
+            line = f"no replicate: {some(pairs)} (they have the same {text})"
             yield "replicates", line
     # Two networks that are surely right, or surely the same, of every image may say just the same.
     telling = [one for one in cells if one.tested and one.tested.wrong and one.tested.classes > 1]
-    weights = {label(cell): record_of(cell)["final_sha256"] for cell in cells}
+    weights = {cell.label: record_of(cell)["final_sha256"] for cell in cells}
     for file, those in (("model.keras", cells), ("predictions.npz", telling)):
         # Otherwise the same bytes come of the same weights only: one of the two is the other's.
-        for one, other in _equal(those, {label(cell): {cell.digests.get(file)} for cell in those}):
+        for one, other in _equal(those, {cell.label: {cell.digests.get(file)} for cell in those}):
             if weights[one] != weights[other]:
                 yield file, f"{other} and {one} have the same {file}, but not the same weights"
 
 
 def _unique(cells: Sequence[Cell]) -> Iterator[tuple[str, dict[str, set[Any]]]]:
     """Yield what no two seeds of an arm can share: in words, and each cell's."""
-    each = {label(cell): record_of(cell) for cell in cells}
+    each = {cell.label: record_of(cell) for cell in cells}
     yield "final weights", {label: {one["final_sha256"]} for label, one in each.items()}
     matched = {label: one["matched"] for label, one in each.items()}
     yield "initial values", {label: {one["initial_sha256"]} for label, one in matched.items()}
@@ -192,12 +197,12 @@ def _attempts(attempts: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield what identifies attempts; of older versions, which kept whole seconds, nothing does."""
     for attempt in attempts:
         if "." in attempt["started"]:
-            yield files.canonical([attempt["started"], attempt["argv"]])
+            yield attempt_key(attempt)
 
 
 def _equal(cells: Sequence[Cell], keys: dict[str, set[Any]]) -> Iterator[tuple[str, str]]:
     """Yield the first cell and each later one that have a key in common, None excepted."""
     first: dict[Any, str] = {}
-    for who in map(label, cells):
+    for who in (cell.label for cell in cells):
         found = {first.setdefault(key, who) for key in keys.get(who, ()) if key is not None}
         yield from ((other, who) for other in sorted(found - {who}))

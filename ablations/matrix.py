@@ -56,6 +56,11 @@ class PlannedCell:
     config: dict[str, Any]
 
     @property
+    def label(self) -> str:
+        """What the cell is called: "arm/seed0"."""
+        return f"{self.arm}/seed{self.seed}"
+
+    @property
     def identity(self) -> str:
         """Hash of the configuration."""
         return files.sha256(files.canonical(self.config))

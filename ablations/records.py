@@ -99,11 +99,20 @@ class Cell:
     tested: cell_files.Tested | None = None
 
     @property
+    def label(self) -> str:
+        """What the cell is called: "arm/seed0"."""
+        return f"{self.arm}/seed{self.seed}"
+
+    @property
     def results(self) -> dict[str, Any]:
         """Results of a finished cell."""
         if self.record is None:
-            raise RecordError(f"cell {self.arm}/seed{self.seed} is not finished ({self.state})")
+            raise RecordError(f"cell {self.label} is not finished ({self.state})")
         return self.record["results"]
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the attempts at it, oldest first: of a finished cell those of its record."""
+        return self.record["attempts"] if self.record else cell_files.read_attempts(self.directory)
 
     def predictions(self) -> dict[str, Any]:
         """Return per-test-image arrays: label (n,), predicted (n,), probabilities (n, classes).
@@ -168,8 +177,7 @@ class Run:
                 if any(column not in epoch for epoch in cell.history):
                     there = [name for name in cell_files.HISTORY if name in cell.history[0]]
                     raise RecordError(
-                        f"the history of {cell.arm}/seed{cell.seed} has no {column}; it has "
-                        f"{', '.join(there)}"
+                        f"the history of {cell.label} has no {column}; it has {', '.join(there)}"
                     )
             rows = [[epoch[column] for epoch in c.history] for c in cells]
             if rows:

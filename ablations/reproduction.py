@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations import data, files, grids, records, run_directory
 from ablations.audit import surroundings
-from ablations.cell_audit import shown
+from ablations.cell_audit import attempt_key, record_of, shown
 from ablations.devices import choose
 from ablations.errors import UserError
 from ablations.matrix import PlannedCell
@@ -151,11 +151,7 @@ def refuse_copies(old: Run, new: Run) -> None:
 
 
 def _attempts(cell: Cell) -> set[str]:
-    assert cell.record is not None
-    return {
-        files.canonical([attempt.get("started"), attempt.get("argv")])
-        for attempt in cell.record["attempts"]
-    }
+    return {attempt_key(attempt) for attempt in record_of(cell)["attempts"]}
 
 
 def finished(planned: Plan, run: Run | None = None) -> int:
@@ -178,7 +174,7 @@ def compare(old: Run, new: Run) -> tuple[bool, list[str]]:
         unlike = _unlike(one, other)
         equal += not unlike
         if unlike:
-            lines.append(f"  {one.arm}/seed{one.seed}: {'; '.join(unlike)}")
+            lines.append(f"  {one.label}: {'; '.join(unlike)}")
     missing = sum((c.arm, c.seed) in before for c in new.cells) - len(pairs)
     head = f"{equal} of {len(pairs)} cells reproduced bit for bit (weights, data fed, wrong images)"
     if missing:
@@ -221,5 +217,4 @@ def _environment(pairs: list[tuple[Cell, Cell]]) -> list[str]:
 
 def _surroundings(cell: Cell) -> dict[str, Any]:
     """Return what the audit compares, and the operating system, whose libraries compute, too."""
-    assert cell.record is not None
-    return {**surroundings(cell), "operating system": cell.record["environment"].get("os")}
+    return {**surroundings(cell), "operating system": record_of(cell)["environment"]["os"]}

@@ -209,7 +209,7 @@ class _Runner:
         continuing = False
         for cell in self.plan.cells:
             found = records.load_cell(self.root, cell.arm, cell.seed)
-            name = f"{cell.arm}/seed{cell.seed}"
+            name = cell.label
             continuing |= found.state != "planned"
             if found.state == "done":
                 self.done += 1
@@ -264,7 +264,7 @@ class _Runner:
 
     def _watch(self, child: _Child, show: Display) -> None:
         code = child.process.poll()
-        name = f"{child.cell.arm}/seed{child.cell.seed}"
+        name = child.cell.label
         child.progress = cell_files.read_progress(child.directory)
         for warning in child.progress.get("warnings", []):
             if (name + warning) not in self.told:
@@ -382,7 +382,7 @@ class _Runner:
                 seconds += 60
             running.append(
                 Running(
-                    f"{arm.name}/seed{child.cell.seed}",
+                    child.cell.label,
                     progress.get("phase", "starting"),
                     progress.get("epoch", 0.0),
                     round(steps * batch / images, 1),

@@ -74,7 +74,7 @@ def check(planned: Plan | Run, only: list[str] | None) -> None:
 def unfinished(run: Run) -> list[str]:
     """Return the cells of the first stage that are not done, as "arm/seed0"."""
     stage = range(inference.FIRST_STAGE)
-    return [f"{c.arm}/seed{c.seed}" for c in run.cells if c.seed in stage and c.state != "done"]
+    return [c.label for c in run.cells if c.seed in stage and c.state != "done"]
 
 
 def decide(run: Run, target: float, most: int) -> Decision:

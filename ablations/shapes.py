@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from ablations import files
 from ablations.errors import UserError
 from ablations.recipes import RECIPES, Recipe
-from reszoo.errors import unknown
+from reszoo.errors import shown, unknown
 from reszoo.specs import ResNetSpec
 
 #: Version of grid.json, cell.json and record.json. Readers refuse versions that they do not know.
@@ -126,9 +126,8 @@ def _kind(value: Any, kind: Kind, place: str) -> None:
 
 
 def _wrong(value: Any, words: str, place: str) -> str:
-    text = repr(value)
-    shown = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"has {f'{place[:-1]} ' if place else ''}{shown}; allowed: {words}"
+    what = shown(value, most=40)
+    return f"has {f'{place[:-1]} ' if place else ''}{what}; allowed: {words}"
 
 
 def _whole(low: int, high: int = 2**63) -> Callable[[Any], bool]:

@@ -26,15 +26,13 @@ def status(run: Run) -> str:
         state, text = _cell(cell)
         counts[state] = counts.get(state, 0) + 1
         if state not in ("done", "planned"):
-            lines.append(f"  {cell.arm}/seed{cell.seed}  {state}{text}")
+            lines.append(f"  {cell.label}  {state}{text}")
     total = len(run.cells)
     parts = [f"{counts.get('done', 0)} of {total} cells done"]
     parts += [f"{n} {state}" for state, n in counts.items() if state != "done"]
     spent = sum(cell.results["wall_seconds"] for cell in run.done())
     retried = [
-        f"{cell.arm}/seed{cell.seed} ({n})"
-        for cell in run.cells
-        if (n := len(read_attempts(cell.directory))) > 1
+        f"{cell.label} ({n})" for cell in run.cells if (n := len(read_attempts(cell.directory))) > 1
     ]
     head = [
         f"{run.grid['title']} ({run.directory}): {', '.join(parts)}",

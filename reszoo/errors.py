@@ -7,7 +7,7 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,14 @@ def nearby(path: Path) -> str:
         if name:
             return f'; did you mean "{name}"?'
     return ""
+
+
+def ordered(value: Any) -> tuple[Any, ...] | None:
+    """Return the items of anything that has several in an order; None: it has not."""
+    if not isinstance(value, str | bytes | Mapping | set | frozenset):
+        with contextlib.suppress(TypeError):
+            return tuple(value)
+    return None
 
 
 def plain(value: Any) -> Any:

@@ -83,12 +83,12 @@ def export(
             written.export(str(target), format=_FORMATS[format], verbose=False)
         except Exception as error:
             raise ExportError(
-                f"Keras' {format} exporter failed on {target}: {_line(error)}"
+                f"Keras' {format} exporter failed on {target}: {shown(error, str)}"
             ) from error
     try:
         found = _run_onnx(target, images) if format == "onnx" else _run_saved_model(target, images)
     except Exception as error:
-        raise ExportError(f"{target} was written but does not run: {_line(error)}") from error
+        raise ExportError(f"{target} was written but does not run: {shown(error, str)}") from error
     if len(found) != len(expected):
         raise ExportError(f"{target} has {len(found)} outputs, the model {len(expected)}")
     worst = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
@@ -208,7 +208,7 @@ def _write_torch(state: dict[str, np.ndarray], path: Path, statement: Statement)
     except ImportError as error:
         raise ExportError(f"{path.name} needs {error.name}; write a .safetensors file") from None
     except Exception as error:  # the libraries' own
-        reason = _line(error).partition(" at path ")[0]  # a scratch file's
+        reason = shown(error, str).partition(" at path ")[0]  # a scratch file's
         raise ExportError(f"{path} cannot be written: {reason}") from None
 
 
@@ -265,10 +265,6 @@ def _images(model: keras.Model) -> np.ndarray:
     if "int" in dtype or getattr(model, "meta", {}).get("in_graph"):
         return random.integers(0, 128 if dtype == "int8" else 256, (2, *size)).astype(dtype)
     return random.standard_normal((2, *size)).astype(dtype)
-
-
-def _line(error: Exception) -> str:
-    return shown(error, str)
 
 
 def _run_saved_model(path: Path, images: np.ndarray) -> list[np.ndarray]:

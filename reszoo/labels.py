@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from reszoo.errors import SpecError, integer, shown, unknown
+from reszoo.errors import SpecError, integer, ordered, shown, unknown
 
 #: The sets that `labels` knows, and their numbers of classes.
 LABEL_SETS = {"imagenet1k": 1000, "cifar10": 10, "cifar100": 100}
@@ -50,10 +50,10 @@ def pairs(value: Any) -> list[tuple[str, str]]:
     """
     if isinstance(value, str):
         return labels(value)
-    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | set | frozenset):
+    if (items := ordered(value)) is None:
         raise SpecError(f"labels takes one name a class or the name of a set, not {shown(value)}")
     found = []
-    for item in value:
+    for item in items:
         pair = (item, item) if isinstance(item, str) else item
         texts = isinstance(pair, list | tuple) and all(isinstance(text, str) for text in pair)
         if not texts or len(pair) != 2:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reszoo import pixels
-from reszoo.errors import SpecError, choice, integer, number, shown, switch, unknown
+from reszoo.errors import SpecError, choice, integer, number, ordered, shown, switch, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +66,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = getattr(self, name)
-            unordered = (str, bytes, Mapping, set, frozenset)
-            if isinstance(value, unordered) or not isinstance(value, Iterable):
-                raise SpecError(f"{name} takes one number a channel, not {shown(value)}")
-            object.__setattr__(self, name, tuple(number(name, item) for item in value))
+            if (items := ordered(getattr(self, name))) is None:
+                given = shown(getattr(self, name))
+                raise SpecError(f"{name} takes one number a channel, not {given}")
+            object.__setattr__(self, name, tuple(number(name, item) for item in items))
         object.__setattr__(self, "scale", number("scale", self.scale))
         if not self.mean or len(self.mean) != len(self.std):
             raise SpecError(

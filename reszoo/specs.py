@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from reszoo.errors import (
     choice,
     integer,
     number,
+    ordered,
     plain,
     shown,
     switch,
@@ -365,7 +365,6 @@ def check_input_shape(shape: Any) -> tuple[int | None, int | None, int]:
 
 def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     """Return a field that holds one value a stage or side; SpecError unless it is a sequence."""
-    if not isinstance(value, str | bytes | Mapping | set | frozenset):
-        with contextlib.suppress(TypeError):
-            return tuple(plain(item) for item in value)
-    raise SpecError(f"{name} takes a sequence of integers, not {shown(value)}")
+    if (items := ordered(value)) is None:
+        raise SpecError(f"{name} takes a sequence of integers, not {shown(value)}")
+    return tuple(map(plain, items))

@@ -76,21 +76,14 @@ def select(run: Run, only: Sequence[str] | None, seeds: Sequence[int] | None) ->
     for seed in seeds or ():
         if seed not in run.grid["seeds"]:
             raise UserError(choices("unknown seed", seed, map(str, run.grid["seeds"])))
-    cells = [
+    wanted = [
         cell
-        for name in names
-        if only is None or name in only
-        for cell in run.done(name)
-        if seeds is None or cell.seed in seeds
+        for cell in run.cells
+        if (only is None or cell.arm in only) and (seeds is None or cell.seed in seeds)
     ]
+    cells = [cell for name in names for cell in wanted if (cell.arm, cell.state) == (name, "done")]
     if not cells:
-        problems = [
-            f"{cell.arm}/seed{cell.seed} {cell.state}: {cell.problem}"
-            for cell in run.cells
-            if cell.problem
-            and (only is None or cell.arm in only)
-            and (seeds is None or cell.seed in seeds)
-        ]
+        problems = [f"{c.label} {c.state}: {c.problem}" for c in wanted if c.problem]
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         why = f" ({problems[0]}{more})" if problems else ""
         raise UserError(f"{run.directory} has no finished cell of these arms and seeds{why}")

@@ -162,7 +162,7 @@ def report(run: Run, cells: Sequence[Cell], dataset: Any, images: int, draws: in
             if not chain.removable:
                 raise UserError("no block can be left out")
         except UserError as error:
-            notes.append(f"{cell.arm}/seed{cell.seed}: {error}")
+            notes.append(f"{cell.label}: {error}")
             continue
         used.append(cell)
         lesions = plan(chain, draws, cell.seed)

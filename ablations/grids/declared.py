@@ -50,15 +50,19 @@ def levels(arm: Arm, factors: Iterable[str]) -> dict[str, Any]:
     `depth` is the number of weighted layers, `width` that of channels in the first stage. Factors
     that the arm cannot have, such as fields of the spec in a comparator, are left out.
     """
+    # Looked up one by one: this is asked for every pair of arms.
     spec = arm.spec or {}
-    every = {
-        "depth": arm.weighted_layers,
-        **({"width": spec["widths"][0]} if "widths" in spec else {}),
-        **arm.factors,
-        **spec,
-        **{f"recipe.{name}": value for name, value in arm.recipe.items()},
-    }
-    return {name: every[name] for name in factors if name in every}
+    derived = {"depth": arm.weighted_layers}
+    if "widths" in spec:
+        derived["width"] = spec["widths"][0]
+    found = {}
+    for name in factors:
+        kind, _, key = name.rpartition(".")
+        if kind == "recipe" and key in arm.recipe:
+            found[name] = arm.recipe[key]
+        elif source := next((x for x in (spec, arm.factors, derived) if name in x), None):
+            found[name] = source[name]
+    return found
 
 
 def sentences(arms: list[Arm]) -> list[str]:

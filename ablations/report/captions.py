@@ -41,7 +41,7 @@ def caption(run: Run, tested: bool = True) -> list[str]:
             "(Holm), so an interval may exclude 0 beside 'not distinguishable'. More below."
             * tested
         )
-        text += afterwards(grid)
+        text += [head + meaning for head, meaning in afterwards(grid)]
     text += _budgets(arms)
     text += _seeds_sought(grid.get("analysis", {}))
     text += [f"Data note: {note}." for note in grid["data"]["notes"]]
@@ -71,7 +71,7 @@ def caption(run: Run, tested: bool = True) -> list[str]:
                 f"{_of(names, crops)}Test error: {views} crops, softmax averaged; training error "
                 "and curves: centre crops."
             )
-    late = [f"{c.arm}/seed{c.seed}" for c in run.done() if c.results.get("warmup_steps", 0) is None]
+    late = [c.label for c in run.done() if c.results.get("warmup_steps", 0) is None]
     if late:
         text.append(f"THE WARM-UP NEVER ENDED in {', '.join(late)}: the rate stayed at its level.")
     moments: dict[str, list[str]] = _groups(arms, lambda arm: arm.recipe["statistics"])
@@ -84,38 +84,53 @@ def caption(run: Run, tested: bool = True) -> list[str]:
     return text
 
 
-def afterwards(grid: dict[str, Any]) -> list[str]:
+def afterwards(grid: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what of a comparison was chosen when its results could be seen.
 
     Args:
         grid: the content of grid.json; what differs from its `planned_` keys was.
+
+    Returns:
+        Sentences in two parts: that it was, which stands alone in a figure, and what it means.
     """
     text = []
     if grid.get("lost"):
         text.append(
-            "THE PLAN WAS LOST: grid.json and its copy were gone when cells were there. It was "
-            "written again; what was planned before, and what was chosen since, is not known."
+            (
+                "THE PLAN WAS LOST",
+                ": grid.json and its copy were gone when cells were there. It was written again; "
+                "what was planned before, and what was chosen since, is not known.",
+            )
         )
     planned = grid.get("planned_baseline") or grid["baseline"]
     if planned != grid["baseline"]:
         text.append(
-            f"THE BASELINE WAS CHOSEN AFTERWARDS: the grid's is {planned}. The tests here are "
-            "another family than those of the planned table, not adjusted for each other."
+            (
+                "THE BASELINE WAS CHOSEN AFTERWARDS",
+                f": the grid's is {planned}. The tests here are another family than those of the "
+                "planned table, not adjusted for each other.",
+            )
         )
     margin = grid.get("analysis", {}).get("margin")
     planned = grid.get("planned_margin", margin)
     if margin is not None and planned != margin:
+        was = "none was planned" if planned is None else f"{planned:g} points were planned"
         text.append(
-            "THE MARGIN WAS CHOSEN AFTERWARDS: "
-            + ("none was planned" if planned is None else f"{planned:g} points were planned")
-            + ". A margin chosen by the differences makes false words more frequent than stated."
+            (
+                "THE MARGIN WAS CHOSEN AFTERWARDS",
+                f": {was}. A margin chosen by the differences makes false words more frequent than "
+                "stated.",
+            )
         )
     planned = grid.get("planned_seeds", grid["seeds"])
     if added := [seed for seed in grid["seeds"] if seed not in planned]:
         text.append(
-            f"SEEDS WERE ADDED AFTERWARDS ({', '.join(map(str, added))}), when results could be "
-            "seen, so the stated levels no longer hold exactly: looking at 3 seeds and again at 5, "
-            "9 % of tests err instead of 5 % (simulated). --seeds auto keeps them."
+            (
+                "SEEDS WERE ADDED AFTERWARDS",
+                f" ({', '.join(map(str, added))}), when results could be seen, so the stated "
+                "levels no longer hold exactly: looking at 3 seeds and again at 5, 9 % of tests "
+                "err instead of 5 % (simulated). --seeds auto keeps them.",
+            )
         )
     return text
 
@@ -130,7 +145,7 @@ def not_matched(found: Audit) -> str:
 
 def cautions(run: Run) -> list[str]:
     """Return in short what must stand below every figure of a run, read from its records."""
-    lines = [f"{line.split(':')[0].split(' (')[0]}." for line in afterwards(run.grid)]
+    lines = [f"{head}." for head, _ in afterwards(run.grid)]
     return [*filter(None, [not_matched(run.audit)]), *lines]
 
 

@@ -198,9 +198,7 @@ def compare(run: Run, *, margin: float | None = None, detect: float | None = Non
         seeds=grid["seeds"],
         done=len(run.done()),
         planned=len(run.cells),
-        failures=[
-            f"{c.arm}/seed{c.seed} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"
-        ],
+        failures=[f"{c.label} {c.state}: {c.problem}" for c in run.cells if c.state == "failed"],
         audit=run.audit,
         caption=caption(run, any(family and family.tested for family in families.values())),
         factors=factors,

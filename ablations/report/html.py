@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ablations import cell_files
 from ablations.inference import Family
 from ablations.records import Run
 from ablations.report.comparison import Comparison, Row, duration, interval, percent, signed
@@ -293,10 +292,7 @@ def _provenance(run: Run) -> Iterator[Markup]:
     code: dict[str, None] = {}
     facts: dict[str, dict[str, None]] = {}
     for cell in run.cells:
-        attempts = (
-            cell.record["attempts"] if cell.record else cell_files.read_attempts(cell.directory)
-        )
-        for attempt in attempts:
+        for attempt in cell.attempts():
             commands[_command(attempt["argv"])] = None
             code[_code(attempt["code"])] = None
         if cell.record:

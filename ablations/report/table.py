@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ablations import cell_files, inference
+from ablations import inference
 from ablations.records import Run
 from ablations.report.captions import not_matched
 from ablations.report.comparison import (
@@ -297,9 +297,7 @@ def cells_csv(run: Run) -> str:
             "parameters": arm.parameters,
             "macs": arm.macs,
             "epochs": arm.recipe["epochs"],
-            "attempts": len(
-                cell.record["attempts"] if cell.record else cell_files.read_attempts(cell.directory)
-            ),
+            "attempts": len(cell.attempts()),
         }
         rows.append({name: values.get(name, "") for name in CELLS})
     return _csv(list(CELLS), rows)
